@@ -1,0 +1,81 @@
+"""Every error this package raises, sorted by what the caller can still do about it.
+
+| class | the caller can |
+|---|---|
+| `ConfigError` | fix the file or the command line; nothing has started |
+| `ProtocolError` | leave: the two ends disagree about the contract |
+| `TransportError` and its kinds | reconnect, or end the stream |
+| `RolloutError` | write off one candidate and go on |
+| `EngineDead` | restart the engine (or the role that owns it) |
+| `RunFailed` | read the named log; the run is over |
+
+Errors are caught at two places only: the per-rollout boundary and an actor's outermost frame.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DartsError",
+    "EndOfStream",
+    "EngineDead",
+    "LinkBroken",
+    "LinkClosed",
+    "ProtocolError",
+    "RolloutError",
+    "RunFailed",
+    "TransportError",
+]
+
+
+class DartsError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(DartsError):
+    """A setting that cannot work. Carries the key, the value, the rule it breaks and the fix."""
+
+    def __init__(self, key: str, value: object, rule: str, fix: str) -> None:
+        super().__init__(key, value, rule, fix)
+        self.key = key
+        self.value = value
+        self.rule = rule
+        self.fix = fix
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 200:
+            shown = shown[:197] + "..."
+        return f"{self.key} = {shown}: {self.rule}. {self.fix}"
+
+
+class ProtocolError(DartsError):
+    """A peer sent something that the contract does not allow (schema, type, bound)."""
+
+
+class TransportError(DartsError):
+    """A link cannot carry messages. See its kinds."""
+
+
+class LinkClosed(TransportError):
+    """This side closed the link."""
+
+
+class EndOfStream(TransportError):
+    """The peer ended the stream in good order; everything it sent has been received."""
+
+
+class LinkBroken(TransportError):
+    """The link failed from outside (address in use, peer gone, send deadline passed)."""
+
+
+class RolloutError(DartsError):
+    """One candidate failed (engine refusal, reward that raised or timed out). The run goes on."""
+
+
+class EngineDead(DartsError):
+    """The inference engine is gone and cannot serve any request again."""
+
+
+class RunFailed(DartsError):
+    """The run is over. The message names the role, what happened and where to read more."""
