@@ -1,0 +1,444 @@
+"""Every message that crosses a process boundary: typed, bounded, validated on arrival, never pickled.
+
+A message is an `msgspec.Struct`; MessagePack on the wire with the type's name as tag. Fields of type `np.ndarray`
+travel as extra frames without copies (`darts_async.transport.codec`) and arrive read-only. `__post_init__` states the
+invariants between fields; it runs on construction and again on decode, so a peer cannot send what we could not build.
+
+Ids: a group has a number (`group_id`, in order of dispatch); a candidate's id is its group's number and its index in
+the group in one integer, so that either can be read back without a table (`candidate_id`, `group_of`, `index_of`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+SCHEMA_VERSION = 1
+"""Raised whenever a message changes shape; peers that disagree refuse each other at READY."""
+
+MAX_CANDIDATES = 1024
+"""Candidates of one group, replacements included: the low 10 bits of a candidate id."""
+
+MAX_TOKENS = 1 << 20
+"""Tokens of one prompt or one response. A bound against garbage, not a tuning knob."""
+
+Role: TypeAlias = Literal["allocator", "generator", "selector", "learner"]
+ROLES: tuple[Role, ...] = ("allocator", "generator", "selector", "learner")
+
+Purpose: TypeAlias = Literal["train", "eval"]
+"""What a group is for. Groups of purpose `eval` are scored and reported, never selected from, cancelled, trained on
+or counted in the run's ledger."""
+
+LedgerState: TypeAlias = Literal[
+    "trained", "rejected", "cancelled_tail", "stale", "failed", "cancelled_shutdown"
+]
+LEDGER_STATES: tuple[LedgerState, ...] = (
+    "trained",
+    "rejected",
+    "cancelled_tail",
+    "stale",
+    "failed",
+    "cancelled_shutdown",
+)
+
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+ShortText = Annotated[str, msgspec.Meta(max_length=256)]
+LongText = Annotated[str, msgspec.Meta(max_length=8192)]
+CandidateIds = Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
+GroupIds = Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=1 << 16)]
+
+
+def candidate_id(group_id: int, index: int) -> int:
+    """Pack a group's number and a candidate's index in it into one id. Raises `ValueError` out of range."""
+    if not 0 <= index < MAX_CANDIDATES or group_id < 0:
+        raise ValueError(f"no candidate id for group {group_id}, index {index}")
+    return group_id * MAX_CANDIDATES + index
+
+
+def group_of(candidate: int) -> int:
+    """Return the number of the group that a candidate belongs to."""
+    return candidate // MAX_CANDIDATES
+
+
+def index_of(candidate: int) -> int:
+    """Return a candidate's index within its group."""
+    return candidate % MAX_CANDIDATES
+
+
+def _check_array(name: str, array: np.ndarray, dtype: type[np.generic], length: int | None = None) -> None:
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
+        raise ValueError(f"{name} must be a 1-d {np.dtype(dtype)} array, got {array.dtype} {array.shape}")
+    if array.size > MAX_CANDIDATES * MAX_TOKENS:
+        raise ValueError(f"{name} has {array.size} elements")
+    if length is not None and array.size != length:
+        raise ValueError(f"{name} has {array.size} elements where {length} were announced")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, eq=False):
+    """Base of everything on the wire. Compared by identity (array fields have no truth value)."""
+
+
+class VersionSpan(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens from `start` (index in the response) up to the next span were sampled by `version` of the policy."""
+
+    version: NonNegative
+    start: NonNegative
+
+
+VersionSpans = Annotated[tuple[VersionSpan, ...], msgspec.Meta(max_length=4096)]
+
+
+def check_spans(spans: tuple[VersionSpan, ...], num_tokens: int) -> None:
+    """Raise `ValueError` unless the spans start at 0, are increasing in start and version, and lie in the response."""
+    if num_tokens and (not spans or spans[0].start != 0):
+        raise ValueError("version spans must cover the response from its first token")
+    for before, after in zip(spans, spans[1:], strict=False):
+        if after.start <= before.start or after.version <= before.version:
+            raise ValueError(f"version spans must increase: {before} then {after}")
+    if spans and spans[-1].start >= max(num_tokens, 1):
+        raise ValueError(f"version span {spans[-1]} starts behind a response of {num_tokens} tokens")
+
+
+# --- allocator -> selector (plans link; answers come back on it) ---------------------------------------------------
+
+
+class GroupPlan(Message, kw_only=True):
+    """A group about to be dispatched. Nothing of it is dispatched before `PlanAccepted` comes back."""
+
+    group_id: NonNegative
+    prompt_id: ShortText
+    purpose: Purpose = "train"
+    rule: ShortText
+    """Name in the registry of selection rules."""
+    group_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
+    """n: the number of candidates to train on."""
+    keep_longest: NonNegative
+    """L: how many of the n come from the long end."""
+    candidate_ids: CandidateIds
+    dispatch_version: NonNegative
+    """Lower bound on the policy version of every token of the group; its deadline is this + max_staleness."""
+    prompt_tokens: np.ndarray
+    """int32 [prompt_len]."""
+
+    def __post_init__(self) -> None:
+        _check_array("prompt_tokens", self.prompt_tokens, np.int32)
+        if any(group_of(c) != self.group_id for c in self.candidate_ids):
+            raise ValueError(f"group {self.group_id} was planned with another group's candidates")
+        if not self.candidate_ids:
+            raise ValueError(f"group {self.group_id} has no candidates")
+
+
+# --- selector -> allocator ---------------------------------------------------------------------------------------
+
+
+class PlanAccepted(Message, kw_only=True):
+    """The selector owns the group: its candidates are in the ledger from now on."""
+
+    group_id: NonNegative
+
+
+class ReplaceCandidate(Message, kw_only=True):
+    """A candidate failed; dispatch `candidate_id` in its place (once per failure, already in the ledger)."""
+
+    group_id: NonNegative
+    failed_id: NonNegative
+    candidate_id: NonNegative
+
+
+class ObservedLength(msgspec.Struct, frozen=True, array_like=True):
+    """One observation of a response length, in tokens, EOS included; censored means `length > tokens`."""
+
+    tokens: NonNegative
+    censored: bool
+
+
+class GroupOutcome(Message, kw_only=True):
+    """A group reached its end and no longer counts as live."""
+
+    group_id: NonNegative
+    prompt_id: ShortText
+    purpose: Purpose = "train"
+    outcome: Literal["trained", "rejected", "stale", "evaluated", "cancelled"]
+    reason: ShortText = ""
+    lengths: Annotated[tuple[ObservedLength, ...], msgspec.Meta(max_length=MAX_CANDIDATES)] = ()
+    rewards: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_CANDIDATES)] = ()
+    """Rewards of all finished candidates, in order of candidate index."""
+
+
+# --- allocator -> generator (rollouts link, credits come back on it) ------------------------------------------------
+
+
+class RolloutRequest(Message, kw_only=True):
+    """One candidate to sample. All requests of a group go to one replica."""
+
+    candidate_id: NonNegative
+    prompt_tokens: np.ndarray
+    """int32 [prompt_len]."""
+    seed: NonNegative
+    """Seed of the sampler: a hash of (run seed, prompt id, candidate id, attempt)."""
+    max_response_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+    min_policy_version: NonNegative
+    """The replica holds the request until its confirmed weight version is at least this."""
+
+    def __post_init__(self) -> None:
+        _check_array("prompt_tokens", self.prompt_tokens, np.int32)
+        if self.prompt_tokens.size == 0:
+            raise ValueError("a rollout needs a prompt")
+
+
+class Credits(Message, kw_only=True):
+    """How many candidates a replica has ever been ready to take (cumulative, so a repeat does no harm)."""
+
+    replica: NonNegative
+    granted_total: NonNegative
+
+
+# --- generator -> selector (trajectories link) -----------------------------------------------------------------------
+
+
+class Progress(Message, kw_only=True):
+    """Token counts of running candidates: lower bounds on their lengths."""
+
+    replica: NonNegative
+    candidate_ids: np.ndarray
+    """int64 [num]."""
+    num_tokens: np.ndarray
+    """int32 [num]: response tokens so far."""
+
+    def __post_init__(self) -> None:
+        _check_array("candidate_ids", self.candidate_ids, np.int64)
+        _check_array("num_tokens", self.num_tokens, np.int32, self.candidate_ids.size)
+
+
+class Trajectory(Message, kw_only=True):
+    """A response that ended by itself (`stop`) or at the cap (`length`)."""
+
+    candidate_id: NonNegative
+    replica: NonNegative
+    finish_reason: Literal["stop", "length"]
+    response_tokens: np.ndarray
+    """int32 [response_len], EOS included."""
+    behaviour_logprobs: np.ndarray
+    """float32 [response_len]: log-prob of each sampled token under the engine, at the sampling temperature."""
+    version_spans: VersionSpans
+
+    def __post_init__(self) -> None:
+        _check_array("response_tokens", self.response_tokens, np.int32)
+        _check_array("behaviour_logprobs", self.behaviour_logprobs, np.float32, self.response_tokens.size)
+        if self.response_tokens.size == 0:
+            raise ValueError("a trajectory has at least one token")
+        check_spans(self.version_spans, self.response_tokens.size)
+
+
+class RolloutEnded(Message, kw_only=True):
+    """A candidate that ended without a trajectory: cancelled on request, or failed. The final token count."""
+
+    candidate_id: NonNegative
+    replica: NonNegative
+    reason: Literal["cancelled", "failed"]
+    num_tokens: NonNegative
+    error: LongText = ""
+    cancel_latency_s: float | None = None
+    """From the selector's decision to the return of the engine's abort (same host, monotonic clock)."""
+
+
+class StreamEnd(Message, kw_only=True):
+    """The last message of a sender: everything it had to say has been said."""
+
+    role: Role
+    rank: NonNegative
+
+
+# --- selector -> generator (cancels link) ------------------------------------------------------------------------------
+
+
+class GeneratorHello(Message, kw_only=True):
+    """A replica introduces itself on the cancels and policy links so that it can be addressed."""
+
+    replica: NonNegative
+
+
+class CancelRollouts(Message, kw_only=True):
+    """Abort these candidates in the engine now."""
+
+    candidate_ids: CandidateIds
+    decided_at_s: float
+    """`time.monotonic()` of the decision, on the selector's host."""
+
+
+# --- selector -> learner (groups link), learner -> selector (steps link) --------------------------------------------------
+
+
+class TrainGroup(Message, kw_only=True):
+    """A selected group, complete with rewards, assigned to a learner step. Groups arrive in order of `step`."""
+
+    group_id: NonNegative
+    prompt_id: ShortText
+    step: NonNegative
+    """The step that trains this group; it uses policy version `step` and makes version `step + 1`."""
+    prompt_tokens: np.ndarray
+    """int32 [prompt_len]."""
+    candidate_ids: CandidateIds
+    lengths: np.ndarray
+    """int32 [group_size]: response tokens per kept candidate."""
+    response_tokens: np.ndarray
+    """int32 [sum(lengths)]: the kept responses, one after the other."""
+    behaviour_logprobs: np.ndarray
+    """float32 [sum(lengths)]."""
+    version_spans: Annotated[tuple[VersionSpans, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
+    rewards: np.ndarray
+    """float32 [group_size]."""
+    baseline_rewards: np.ndarray
+    """float32 [>= group_size]: the rewards that the advantage's baseline is computed over."""
+    capped: Annotated[tuple[bool, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
+    """Which responses ended at `max_response_tokens`."""
+
+    def __post_init__(self) -> None:
+        size = len(self.candidate_ids)
+        _check_array("prompt_tokens", self.prompt_tokens, np.int32)
+        _check_array("lengths", self.lengths, np.int32, size)
+        total = int(self.lengths.sum())
+        _check_array("response_tokens", self.response_tokens, np.int32, total)
+        _check_array("behaviour_logprobs", self.behaviour_logprobs, np.float32, total)
+        _check_array("rewards", self.rewards, np.float32, size)
+        _check_array("baseline_rewards", self.baseline_rewards, np.float32)
+        if size < 1 or len(self.version_spans) != size or len(self.capped) != size:
+            raise ValueError("spans, capped flags and candidates of a group must agree in number")
+        if size and int(self.lengths.min()) < 1:
+            raise ValueError("a kept response has at least one token")
+        for spans, length in zip(self.version_spans, self.lengths.tolist(), strict=True):
+            check_spans(spans, length)
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version of any token of the group."""
+        return min(spans[0].version for spans in self.version_spans)
+
+
+class StepDone(Message, kw_only=True):
+    """The learner finished a step. Must arrive: it is what turns `kept` into `trained`."""
+
+    version: NonNegative
+    """The policy version that the step made."""
+    group_ids: GroupIds
+
+
+class GroupSwept(Message, kw_only=True):
+    """The learner refused a group at its door because its staleness exceeds the bound; its step needs another one."""
+
+    group_id: NonNegative
+    staleness: int
+
+
+# --- learner -> generators, allocator (policy link; level-triggered: a late joiner reads the last one) ----------------
+
+
+class PolicyUpdate(Message, kw_only=True):
+    """A published version of the policy."""
+
+    version: NonNegative
+    weights: LongText
+    """Path of the safetensors file; empty for version 0 (the model folder itself)."""
+
+
+class PolicyApplied(Message, kw_only=True):
+    """A replica serves this version now: the engine confirmed it."""
+
+    replica: NonNegative
+    version: NonNegative
+    update_ms: float
+    """Pause to resume, in milliseconds."""
+
+
+class AllocatorHello(Message, kw_only=True):
+    """The allocator introduces itself on the policy link."""
+
+
+# --- control (all <-> supervisor) --------------------------------------------------------------------------------------
+
+
+class Ready(Message, kw_only=True):
+    """A role has loaded what it needs and can work."""
+
+    role: Role
+    rank: NonNegative
+    pid: NonNegative
+    schema_version: NonNegative
+
+
+class Begin(Message, kw_only=True):
+    """All roles are ready."""
+
+
+class Heartbeat(Message, kw_only=True):
+    """Periodic sign of life with what progressed, not just that the process exists."""
+
+    role: Role
+    rank: NonNegative
+    state: ShortText
+    """One or two words for the live view, such as `decoding` or `waiting for groups`."""
+    gauges: dict[str, float]
+    """Metric name to value, names as in the design (`generator/tokens_per_s`, `queue/<name>/depth`)."""
+
+
+class StepMetrics(Message, kw_only=True):
+    """The learner's record of one step: what becomes a line of `metrics.jsonl`."""
+
+    step: NonNegative
+    values: dict[str, float]
+
+
+class EvalResult(Message, kw_only=True):
+    """Scores of the held-out set at one policy version."""
+
+    label: Literal["before", "after"]
+    policy_version: NonNegative
+    reward: float
+    response_length: float
+    num_rollouts: NonNegative
+
+
+class Finished(Message, kw_only=True):
+    """A role is done and about to exit with status 0; its part of the summary."""
+
+    role: Role
+    rank: NonNegative
+    summary: dict[str, float]
+
+
+class RunComplete(Message, kw_only=True):
+    """The allocator: all steps are trained, all evaluations are in; the run can be wound down."""
+
+
+class Warn(Message, kw_only=True):
+    """Something a person should see although the run goes on."""
+
+    role: Role
+    rank: NonNegative
+    text: LongText
+
+
+class Fault(Message, kw_only=True):
+    """A role cannot go on."""
+
+    role: Role
+    rank: NonNegative
+    error: LongText
+
+
+class Stop(Message, kw_only=True):
+    """The supervisor asks a role to drain and exit."""
+
+    reason: Literal["done", "interrupted", "fault"]
+
+
+ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
+FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
+PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupOutcome
+ToSupervisor: TypeAlias = (
+    Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
+)
+FromSupervisor: TypeAlias = Begin | Stop
+PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied
