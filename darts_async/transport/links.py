@@ -1,0 +1,76 @@
+"""The contract every link keeps, over ZeroMQ and in memory alike.
+
+- Order: messages of one sender arrive in the order they were sent.
+- Loss: none while both ends live. A message is never dropped because a queue is full: `send` waits instead.
+- Cancellation: `recv` and `send` may be cancelled (also by a timeout) at any time; no message is lost or sent in
+  part by that. (pyzmq's own `wait_for(recv())` can lose one, pyzmq#1925: links do not use it.)
+- Errors: `LinkClosed` when this side has closed the link, `ProtocolError` for bytes that break the contract,
+  `LinkBroken` for a failure from outside. A sender that is done says so with a message of its own
+  (`messages.StreamEnd`): ZeroMQ has no end of stream.
+- `close()` is idempotent, lets what was sent go out for at most `linger_s`, and wakes whoever waits.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class LinkStats(msgspec.Struct):
+    """Counters of one link end, for gauges: messages, frames' bytes, and what waits here now."""
+
+    sent: int = 0
+    received: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    depth: int = 0
+    """Messages received from the peer and not yet taken by `recv` (or, at a sender, not yet handed over)."""
+
+
+@runtime_checkable
+class Sender(Protocol[S_contra]):
+    """The sending end of a PUSH -> PULL link; the peers' high-water mark is the back-pressure."""
+
+    @property
+    def stats(self) -> LinkStats: ...
+    async def send(self, message: S_contra) -> None: ...
+    async def close(self, linger_s: float = 1.0) -> None: ...
+
+
+@runtime_checkable
+class Receiver(Protocol[R_co]):
+    """The receiving end of a PUSH -> PULL link."""
+
+    @property
+    def stats(self) -> LinkStats: ...
+    async def recv(self) -> R_co: ...
+    async def close(self, linger_s: float = 1.0) -> None: ...
+
+
+@runtime_checkable
+class Dealer(Protocol[S_contra, R_co]):
+    """One of many clients of a `Hub`: it has a name, and messages flow both ways."""
+
+    @property
+    def stats(self) -> LinkStats: ...
+    async def send(self, message: S_contra) -> None: ...
+    async def recv(self) -> R_co: ...
+    async def close(self, linger_s: float = 1.0) -> None: ...
+
+
+@runtime_checkable
+class Hub(Protocol[S_contra, R_co]):
+    """The addressed side (ROUTER) of a link with many dealers; peers are known by their dealers' names.
+
+    `send` to a peer that has never connected or has gone raises `LinkBroken` (never a silent drop).
+    """
+
+    @property
+    def stats(self) -> LinkStats: ...
+    async def send(self, peer: str, message: S_contra) -> None: ...
+    async def recv(self) -> tuple[str, R_co]: ...
+    async def close(self, linger_s: float = 1.0) -> None: ...
