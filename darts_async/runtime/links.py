@@ -1,0 +1,99 @@
+"""What each actor is handed: its ends of the links, by name and type. The same over ZeroMQ and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from darts_async.messages import (
+    AllocatorHello,
+    CancelRollouts,
+    Credits,
+    FromLearner,
+    GeneratorHello,
+    GroupPlan,
+    Message,
+    PlanReply,
+    PolicyApplied,
+    PolicyReply,
+    PolicyUpdate,
+    RolloutRequest,
+    StreamEnd,
+    ToSelector,
+    TrainGroup,
+)
+from darts_async.transport.links import Dealer, Hub, Receiver, Sender
+
+
+class Supervisor(Protocol):
+    """A role's side of the control link.
+
+    Life of a role: load, `await ready()`, work until `stopping` is set (or the work is done), drain, `await
+    finish(summary)`, return. A heartbeat with `state` and `gauges` goes out every second by itself.
+    """
+
+    stopping: asyncio.Event
+    """Set when the supervisor asked for a stop (or is gone). Wait on it; never poll."""
+    stop_reason: str
+    """`done`, `interrupted` or `fault` once `stopping` is set."""
+    state: str
+    """One or two words for the live view."""
+    gauges: dict[str, float]
+    """Current values by metric name; whatever is in here travels with the next heartbeat."""
+
+    async def ready(self) -> None:
+        """Say READY and wait for the others. Returns early, with `stopping` set, if the run is stopped meanwhile."""
+
+    async def send(self, message: Message) -> None:
+        """Report something: `StepMetrics`, `EvalResult`, `Warn`, `RunComplete`."""
+
+    async def finish(self, summary: dict[str, float]) -> None:
+        """Report the role's part of the summary; the role is about to exit with status 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorLinks:
+    """Links of one generator replica."""
+
+    rank: int
+    rollouts: Dealer[Credits, RolloutRequest]
+    trajectories: Sender[ToSelector]
+    cancels: Dealer[GeneratorHello, CancelRollouts]
+    policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectorLinks:
+    """Links of the selector."""
+
+    rank: int
+    plans: Hub[PlanReply, GroupPlan]
+    trajectories: Receiver[ToSelector]
+    cancels: Hub[CancelRollouts, GeneratorHello]
+    groups: Sender[TrainGroup | StreamEnd]
+    steps: Receiver[FromLearner]
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorLinks:
+    """Links of the allocator."""
+
+    rank: int
+    plans: Dealer[GroupPlan, PlanReply]
+    rollouts: Hub[RolloutRequest, Credits]
+    policy: Dealer[AllocatorHello, PolicyUpdate]
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerLinks:
+    """Links of the learner."""
+
+    rank: int
+    groups: Receiver[TrainGroup | StreamEnd]
+    steps: Sender[FromLearner]
+    policy: Hub[PolicyUpdate, PolicyReply]
+    supervisor: Supervisor
