@@ -147,6 +147,12 @@ class ReplaceCandidate(Message, kw_only=True):
     candidate_id: NonNegative
 
 
+class GroupComplete(Message, kw_only=True):
+    """All candidates of a group are decided: it no longer occupies a generator, it waits for the learner."""
+
+    group_id: NonNegative
+
+
 class ObservedLength(msgspec.Struct, frozen=True, array_like=True):
     """One observation of a response length, in tokens, EOS included; censored means `length > tokens`."""
 
@@ -272,12 +278,13 @@ class CancelRollouts(Message, kw_only=True):
 
 
 class TrainGroup(Message, kw_only=True):
-    """A selected group, complete with rewards, assigned to a learner step. Groups arrive in order of `step`."""
+    """A selected group, complete with rewards, planned for a learner step; groups arrive in the order they are to be trained."""
 
     group_id: NonNegative
     prompt_id: ShortText
     step: NonNegative
-    """The step that trains this group; it uses policy version `step` and makes version `step + 1`."""
+    """The step the group was planned for (uses policy version `step`, makes `step + 1`). The learner trains groups in
+    the order they arrive; after a sweep they move up, so a group may be trained one step before its plan."""
     prompt_tokens: np.ndarray
     """int32 [prompt_len]."""
     candidate_ids: CandidateIds
@@ -436,7 +443,7 @@ class Stop(Message, kw_only=True):
 
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
-PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupOutcome
+PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupComplete | GroupOutcome
 ToSupervisor: TypeAlias = (
     Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
 )
