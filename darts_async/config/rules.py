@@ -1,0 +1,159 @@
+"""Rules between settings, and the values that follow from others. Every breach is a `ConfigError` with its fix."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from darts_async.errors import ConfigError
+
+if TYPE_CHECKING:
+    from darts_async.config.schema import Config
+
+_TCP = re.compile(r"^tcp://([A-Za-z0-9._-]+):(\d{1,5})$")
+NUM_TCP_PORTS = 8
+_MODE_ETA = {"sync": 0, "stream": 0, "one_step_off": 1}
+
+
+def resolve(config: Config) -> Config:
+    """Fill in the values that follow from others and check every rule that ties settings together."""
+    config = _resolve_allocation(config)
+    _check_group(config)
+    _check_allocation(config)
+    _check_sampling(config)
+    _check_pipeline(config)
+    _check_generator(config)
+    parse_bind(config.launch.bind)
+    return config
+
+
+def parse_bind(bind: str) -> tuple[str, int] | None:
+    """Return (host, first port) of a `tcp://` address, or None for `ipc`."""
+    if bind == "ipc":
+        return None
+    match = _TCP.match(bind)
+    if match is None:
+        raise ConfigError(
+            "launch.bind", bind, "must be `ipc` or `tcp://HOST:PORT`", "Try `ipc`, or `tcp://127.0.0.1:5600`."
+        )
+    host, port = match[1], int(match[2])
+    if not 1024 <= port <= 65_536 - NUM_TCP_PORTS:
+        raise ConfigError(
+            "launch.bind",
+            bind,
+            f"the port must be in 1024..{65_536 - NUM_TCP_PORTS} ({NUM_TCP_PORTS} ports are used from it on)",
+            "Choose another port.",
+        )
+    return host, port
+
+
+def _resolve_allocation(config: Config) -> Config:
+    size, given = config.group.size, config.allocation
+    low = size if given.min is None else given.min
+    high = 2 * size if given.max is None else given.max
+    budget = given.budget
+    if budget is None:
+        budget = float(size if config.selection.rule == "all" else min(max(1.5 * size, low), high))
+    allocation = given.model_copy(update={"min": low, "max": high, "budget": budget})
+    return config.model_copy(update={"allocation": allocation})
+
+
+def _check_group(config: Config) -> None:
+    size, longest = config.group.size, config.group.keep_longest
+    if longest >= size:
+        raise ConfigError(
+            "group.keep_longest",
+            longest,
+            f"must be below group.size = {size}: at least one candidate comes from the short end",
+            f"Set it to at most {size - 1}.",
+        )
+
+
+def _check_allocation(config: Config) -> None:
+    size, allocation = config.group.size, config.allocation
+    low, high, budget = allocation.min, allocation.max, allocation.budget
+    assert low is not None and high is not None and budget is not None
+    if low < size:
+        raise ConfigError(
+            "allocation.min",
+            low,
+            f"must be at least group.size = {size}: a group is trained on that many candidates",
+            f"Set it to {size} or more.",
+        )
+    if low > high:
+        raise ConfigError(
+            "allocation.min",
+            low,
+            f"must not exceed allocation.max = {high}",
+            "Lower allocation.min or raise allocation.max.",
+        )
+    if not low <= budget <= high:
+        raise ConfigError(
+            "allocation.budget",
+            budget,
+            f"must lie between allocation.min = {low} and allocation.max = {high}",
+            "Move the budget inside the bounds, or the bounds around it.",
+        )
+    if config.selection.rule == "all" and budget != size:
+        raise ConfigError(
+            "allocation.budget",
+            budget,
+            f"rule `all` trains on every candidate, so it must equal group.size = {size}",
+            f"Set it to {size}, or choose rule `shortest` or `survivor`.",
+        )
+
+
+def _check_sampling(config: Config) -> None:
+    if config.sampling.top_p != 1.0:
+        raise ConfigError(
+            "sampling.top_p",
+            config.sampling.top_p,
+            "must be 1: log-probs of truncated sampling are renormalised and bias the importance ratios",
+            "Remove it; use sampling.temperature to sharpen.",
+        )
+    if config.sampling.top_k not in (-1, 0):
+        raise ConfigError(
+            "sampling.top_k",
+            config.sampling.top_k,
+            "must be -1 (off): log-probs of truncated sampling are renormalised and bias the importance ratios",
+            "Remove it; use sampling.temperature to sharpen.",
+        )
+
+
+def _check_pipeline(config: Config) -> None:
+    mode, eta = config.pipeline.mode, config.pipeline.max_staleness
+    if eta is None:
+        return
+    if mode == "async" and eta < 1:
+        raise ConfigError(
+            "pipeline.max_staleness",
+            eta,
+            "mode `async` swaps weights in flight and needs a bound of 1 or more",
+            "Set it to 1, or choose mode `stream`.",
+        )
+    if mode != "async" and eta != _MODE_ETA[mode]:
+        raise ConfigError(
+            "pipeline.max_staleness",
+            eta,
+            f"mode `{mode}` implies {_MODE_ETA[mode]}",
+            "Remove pipeline.max_staleness, or choose mode `async`.",
+        )
+
+
+def _check_generator(config: Config) -> None:
+    high, slots = config.allocation.max, config.generator.max_num_seqs
+    assert high is not None
+    if high > slots:
+        raise ConfigError(
+            "generator.max_num_seqs",
+            slots,
+            f"all candidates of a group decode on one replica, so it must be at least allocation.max = {high}",
+            f"Set it to {high} or more, or lower allocation.max.",
+        )
+    if config.eval.prompts and config.eval.samples > slots:
+        raise ConfigError(
+            "eval.samples",
+            config.eval.samples,
+            f"must not exceed generator.max_num_seqs = {slots}",
+            "Lower it.",
+        )
