@@ -10,6 +10,7 @@ the group in one integer, so that either can be read back without a table (`cand
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -31,9 +32,7 @@ Purpose: TypeAlias = Literal["train", "eval"]
 """What a group is for. Groups of purpose `eval` are scored and reported, never selected from, cancelled, trained on
 or counted in the run's ledger."""
 
-LedgerState: TypeAlias = Literal[
-    "trained", "rejected", "cancelled_tail", "stale", "failed", "cancelled_shutdown"
-]
+LedgerState: TypeAlias = Literal["trained", "rejected", "cancelled_tail", "stale", "failed", "cancelled_shutdown"]
 LEDGER_STATES: tuple[LedgerState, ...] = (
     "trained",
     "rejected",
@@ -94,7 +93,7 @@ def check_spans(spans: tuple[VersionSpan, ...], num_tokens: int) -> None:
     """Raise `ValueError` unless the spans start at 0, are increasing in start and version, and lie in the response."""
     if num_tokens and (not spans or spans[0].start != 0):
         raise ValueError("version spans must cover the response from its first token")
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         if after.start <= before.start or after.version <= before.version:
             raise ValueError(f"version spans must increase: {before} then {after}")
     if spans and spans[-1].start >= max(num_tokens, 1):
@@ -104,7 +103,7 @@ def check_spans(spans: tuple[VersionSpan, ...], num_tokens: int) -> None:
 # --- allocator -> selector (plans link; answers come back on it) ---------------------------------------------------
 
 
-class GroupPlan(Message, kw_only=True):
+class GroupPlan(Message, frozen=True, kw_only=True):
     """A group about to be dispatched. Nothing of it is dispatched before `PlanAccepted` comes back."""
 
     group_id: NonNegative
@@ -133,13 +132,13 @@ class GroupPlan(Message, kw_only=True):
 # --- selector -> allocator ---------------------------------------------------------------------------------------
 
 
-class PlanAccepted(Message, kw_only=True):
+class PlanAccepted(Message, frozen=True, kw_only=True):
     """The selector owns the group: its candidates are in the ledger from now on."""
 
     group_id: NonNegative
 
 
-class ReplaceCandidate(Message, kw_only=True):
+class ReplaceCandidate(Message, frozen=True, kw_only=True):
     """A candidate failed; dispatch `candidate_id` in its place (once per failure, already in the ledger)."""
 
     group_id: NonNegative
@@ -147,7 +146,7 @@ class ReplaceCandidate(Message, kw_only=True):
     candidate_id: NonNegative
 
 
-class GroupComplete(Message, kw_only=True):
+class GroupComplete(Message, frozen=True, kw_only=True):
     """All candidates of a group are decided: it no longer occupies a generator, it waits for the learner."""
 
     group_id: NonNegative
@@ -160,7 +159,7 @@ class ObservedLength(msgspec.Struct, frozen=True, array_like=True):
     censored: bool
 
 
-class GroupOutcome(Message, kw_only=True):
+class GroupOutcome(Message, frozen=True, kw_only=True):
     """A group reached its end and no longer counts as live."""
 
     group_id: NonNegative
@@ -176,7 +175,7 @@ class GroupOutcome(Message, kw_only=True):
 # --- allocator -> generator (rollouts link, credits come back on it) ------------------------------------------------
 
 
-class RolloutRequest(Message, kw_only=True):
+class RolloutRequest(Message, frozen=True, kw_only=True):
     """One candidate to sample. All requests of a group go to one replica."""
 
     candidate_id: NonNegative
@@ -194,7 +193,7 @@ class RolloutRequest(Message, kw_only=True):
             raise ValueError("a rollout needs a prompt")
 
 
-class Credits(Message, kw_only=True):
+class Credits(Message, frozen=True, kw_only=True):
     """How many candidates a replica has ever been ready to take (cumulative, so a repeat does no harm)."""
 
     replica: NonNegative
@@ -204,7 +203,7 @@ class Credits(Message, kw_only=True):
 # --- generator -> selector (trajectories link) -----------------------------------------------------------------------
 
 
-class Progress(Message, kw_only=True):
+class Progress(Message, frozen=True, kw_only=True):
     """Token counts of running candidates: lower bounds on their lengths."""
 
     replica: NonNegative
@@ -218,7 +217,7 @@ class Progress(Message, kw_only=True):
         _check_array("num_tokens", self.num_tokens, np.int32, self.candidate_ids.size)
 
 
-class Trajectory(Message, kw_only=True):
+class Trajectory(Message, frozen=True, kw_only=True):
     """A response that ended by itself (`stop`) or at the cap (`length`)."""
 
     candidate_id: NonNegative
@@ -238,7 +237,7 @@ class Trajectory(Message, kw_only=True):
         check_spans(self.version_spans, self.response_tokens.size)
 
 
-class RolloutEnded(Message, kw_only=True):
+class RolloutEnded(Message, frozen=True, kw_only=True):
     """A candidate that ended without a trajectory: cancelled on request, or failed. The final token count."""
 
     candidate_id: NonNegative
@@ -250,7 +249,7 @@ class RolloutEnded(Message, kw_only=True):
     """From the selector's decision to the return of the engine's abort (same host, monotonic clock)."""
 
 
-class StreamEnd(Message, kw_only=True):
+class StreamEnd(Message, frozen=True, kw_only=True):
     """The last message of a sender: everything it had to say has been said."""
 
     role: Role
@@ -260,13 +259,13 @@ class StreamEnd(Message, kw_only=True):
 # --- selector -> generator (cancels link) ------------------------------------------------------------------------------
 
 
-class GeneratorHello(Message, kw_only=True):
+class GeneratorHello(Message, frozen=True, kw_only=True):
     """A replica introduces itself on the cancels and policy links so that it can be addressed."""
 
     replica: NonNegative
 
 
-class CancelRollouts(Message, kw_only=True):
+class CancelRollouts(Message, frozen=True, kw_only=True):
     """Abort these candidates in the engine now."""
 
     candidate_ids: CandidateIds
@@ -277,7 +276,7 @@ class CancelRollouts(Message, kw_only=True):
 # --- selector -> learner (groups link), learner -> selector (steps link) --------------------------------------------------
 
 
-class TrainGroup(Message, kw_only=True):
+class TrainGroup(Message, frozen=True, kw_only=True):
     """A selected group, complete with rewards, planned for a learner step; groups arrive in the order they are to be trained."""
 
     group_id: NonNegative
@@ -324,7 +323,7 @@ class TrainGroup(Message, kw_only=True):
         return min(spans[0].version for spans in self.version_spans)
 
 
-class StepDone(Message, kw_only=True):
+class StepDone(Message, frozen=True, kw_only=True):
     """The learner finished a step. Must arrive: it is what turns `kept` into `trained`."""
 
     version: NonNegative
@@ -332,7 +331,7 @@ class StepDone(Message, kw_only=True):
     group_ids: GroupIds
 
 
-class GroupSwept(Message, kw_only=True):
+class GroupSwept(Message, frozen=True, kw_only=True):
     """The learner refused a group at its door because its staleness exceeds the bound; its step needs another one."""
 
     group_id: NonNegative
@@ -342,7 +341,7 @@ class GroupSwept(Message, kw_only=True):
 # --- learner -> generators, allocator (policy link; level-triggered: a late joiner reads the last one) ----------------
 
 
-class PolicyUpdate(Message, kw_only=True):
+class PolicyUpdate(Message, frozen=True, kw_only=True):
     """A published version of the policy."""
 
     version: NonNegative
@@ -350,7 +349,7 @@ class PolicyUpdate(Message, kw_only=True):
     """Path of the safetensors file; empty for version 0 (the model folder itself)."""
 
 
-class PolicyApplied(Message, kw_only=True):
+class PolicyApplied(Message, frozen=True, kw_only=True):
     """A replica serves this version now: the engine confirmed it."""
 
     replica: NonNegative
@@ -359,14 +358,14 @@ class PolicyApplied(Message, kw_only=True):
     """Pause to resume, in milliseconds."""
 
 
-class AllocatorHello(Message, kw_only=True):
+class AllocatorHello(Message, frozen=True, kw_only=True):
     """The allocator introduces itself on the policy link."""
 
 
 # --- control (all <-> supervisor) --------------------------------------------------------------------------------------
 
 
-class Ready(Message, kw_only=True):
+class Ready(Message, frozen=True, kw_only=True):
     """A role has loaded what it needs and can work."""
 
     role: Role
@@ -375,11 +374,11 @@ class Ready(Message, kw_only=True):
     schema_version: NonNegative
 
 
-class Begin(Message, kw_only=True):
+class Begin(Message, frozen=True, kw_only=True):
     """All roles are ready."""
 
 
-class Heartbeat(Message, kw_only=True):
+class Heartbeat(Message, frozen=True, kw_only=True):
     """Periodic sign of life with what progressed, not just that the process exists."""
 
     role: Role
@@ -390,14 +389,14 @@ class Heartbeat(Message, kw_only=True):
     """Metric name to value, names as in the design (`generator/tokens_per_s`, `queue/<name>/depth`)."""
 
 
-class StepMetrics(Message, kw_only=True):
+class StepMetrics(Message, frozen=True, kw_only=True):
     """The learner's record of one step: what becomes a line of `metrics.jsonl`."""
 
     step: NonNegative
     values: dict[str, float]
 
 
-class EvalResult(Message, kw_only=True):
+class EvalResult(Message, frozen=True, kw_only=True):
     """Scores of the held-out set at one policy version."""
 
     label: Literal["before", "after"]
@@ -407,7 +406,7 @@ class EvalResult(Message, kw_only=True):
     num_rollouts: NonNegative
 
 
-class Finished(Message, kw_only=True):
+class Finished(Message, frozen=True, kw_only=True):
     """A role is done and about to exit with status 0; its part of the summary."""
 
     role: Role
@@ -415,11 +414,11 @@ class Finished(Message, kw_only=True):
     summary: dict[str, float]
 
 
-class RunComplete(Message, kw_only=True):
+class RunComplete(Message, frozen=True, kw_only=True):
     """The allocator: all steps are trained, all evaluations are in; the run can be wound down."""
 
 
-class Warn(Message, kw_only=True):
+class Warn(Message, frozen=True, kw_only=True):
     """Something a person should see although the run goes on."""
 
     role: Role
@@ -427,7 +426,7 @@ class Warn(Message, kw_only=True):
     text: LongText
 
 
-class Fault(Message, kw_only=True):
+class Fault(Message, frozen=True, kw_only=True):
     """A role cannot go on."""
 
     role: Role
@@ -435,7 +434,7 @@ class Fault(Message, kw_only=True):
     error: LongText
 
 
-class Stop(Message, kw_only=True):
+class Stop(Message, frozen=True, kw_only=True):
     """The supervisor asks a role to drain and exit."""
 
     reason: Literal["done", "interrupted", "fault"]
@@ -444,8 +443,6 @@ class Stop(Message, kw_only=True):
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupComplete | GroupOutcome
-ToSupervisor: TypeAlias = (
-    Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
-)
+ToSupervisor: TypeAlias = Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
 FromSupervisor: TypeAlias = Begin | Stop
 PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied

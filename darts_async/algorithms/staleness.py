@@ -13,21 +13,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from darts_async.config.schema import MODE_ETA
+
 if TYPE_CHECKING:
     from darts_async.config import Config
-
-_IMPLIED_ETA = {"sync": 0, "stream": 0, "one_step_off": 1, "async": 1}
 
 
 def eta_of(config: Config) -> int:
     """Return the bound on staleness: `pipeline.max_staleness`, or what the mode implies."""
     chosen = config.pipeline.max_staleness
-    return _IMPLIED_ETA[config.pipeline.mode] if chosen is None else chosen
-
-
-def implied_eta(mode: str) -> int:
-    """Return the staleness bound that a pipeline mode implies by itself."""
-    return _IMPLIED_ETA[mode]
+    return MODE_ETA[config.pipeline.mode] if chosen is None else chosen
 
 
 def staleness(version: int, oldest_version: int) -> int:
@@ -76,9 +71,7 @@ class Admission:
         """Whether one more group fits all three bounds now."""
         after = self.trained + self.live + 1
         horizon = (self._eta + 1 + self.version) * self._groups_per_step
-        return (
-            after <= min(horizon, self._needed) + self._oversample and len(self._decoding) < self._in_flight_bound
-        )
+        return after <= min(horizon, self._needed) + self._oversample and len(self._decoding) < self._in_flight_bound
 
     def dispatched(self, group_id: int) -> None:
         """A group starts."""

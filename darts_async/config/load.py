@@ -154,5 +154,6 @@ def _documentation(location: Sequence[str]) -> str:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
             continue
-        return f"What it means: {field.description}" if field.description else "See configs/README.md."
+        text = " ".join((field.description or "").split())
+        return f"What it means: {text}" if text else "See configs/README.md."
     return f"Write it as a table: [{location[0]}]." if location else "See configs/README.md."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from darts_async.config.schema import MODE_ETA
 from darts_async.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,12 +13,11 @@ if TYPE_CHECKING:
 
 _TCP = re.compile(r"^tcp://([A-Za-z0-9._-]+):(\d{1,5})$")
 NUM_TCP_PORTS = 8
-_MODE_ETA = {"sync": 0, "stream": 0, "one_step_off": 1}
 
 
 def resolve(config: Config) -> Config:
     """Fill in the values that follow from others and check every rule that ties settings together."""
-    config = _resolve_allocation(config)
+    config = _resolve_pipeline(_resolve_allocation(config))
     _check_group(config)
     _check_allocation(config)
     _check_sampling(config)
@@ -56,6 +56,13 @@ def _resolve_allocation(config: Config) -> Config:
         budget = float(size if config.selection.rule == "all" else min(max(1.5 * size, low), high))
     allocation = given.model_copy(update={"min": low, "max": high, "budget": budget})
     return config.model_copy(update={"allocation": allocation})
+
+
+def _resolve_pipeline(config: Config) -> Config:
+    if config.pipeline.max_staleness is not None:
+        return config
+    pipeline = config.pipeline.model_copy(update={"max_staleness": MODE_ETA[config.pipeline.mode]})
+    return config.model_copy(update={"pipeline": pipeline})
 
 
 def _check_group(config: Config) -> None:
@@ -122,8 +129,7 @@ def _check_sampling(config: Config) -> None:
 
 def _check_pipeline(config: Config) -> None:
     mode, eta = config.pipeline.mode, config.pipeline.max_staleness
-    if eta is None:
-        return
+    assert eta is not None
     if mode == "async" and eta < 1:
         raise ConfigError(
             "pipeline.max_staleness",
@@ -131,11 +137,11 @@ def _check_pipeline(config: Config) -> None:
             "mode `async` swaps weights in flight and needs a bound of 1 or more",
             "Set it to 1, or choose mode `stream`.",
         )
-    if mode != "async" and eta != _MODE_ETA[mode]:
+    if mode != "async" and eta != MODE_ETA[mode]:
         raise ConfigError(
             "pipeline.max_staleness",
             eta,
-            f"mode `{mode}` implies {_MODE_ETA[mode]}",
+            f"mode `{mode}` implies {MODE_ETA[mode]}",
             "Remove pipeline.max_staleness, or choose mode `async`.",
         )
 

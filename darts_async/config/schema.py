@@ -14,6 +14,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 PipelineMode = Literal["sync", "stream", "one_step_off", "async"]
+MODE_ETA: dict[PipelineMode, int] = {"sync": 0, "stream": 0, "one_step_off": 1, "async": 1}
+"""The staleness bound that each mode implies; `async` may be given a larger one."""
 
 
 class Section(BaseModel):
@@ -211,7 +213,7 @@ class LaunchSection(Section):
     """[launch]: processes and sockets."""
 
     bind: str = "ipc"
-    """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the five ports above it."""
+    """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the seven ports above it."""
     max_restarts: Annotated[int, Field(ge=0, le=0)] = 0
     """Restarts per role. Only 0 so far: a role that dies ends the run."""
     ready_timeout_s: Seconds = 300.0
