@@ -1,0 +1,42 @@
+"""Tasks: prompts and exact verifiers. Light on purpose: importing this package pulls in no model library.
+
+A second task is one more entry in the registry below, never a branch elsewhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from darts_async.errors import ConfigError
+from darts_async.tasks.base import Prompt, Task
+from darts_async.tasks.chain_arithmetic import ChainArithmetic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["QUICKSTART_POLICY", "TASKS", "Prompt", "Task", "load_task"]
+
+QUICKSTART_POLICY: Final = Path(__file__).parent / "quickstart_policy"
+"""Folder of the tiny policy that ships with the package (made by `tools/make_quickstart_policy.py`)."""
+
+TASKS: Final[Mapping[str, Callable[[Mapping[str, object]], Task]]] = {
+    "chain_arithmetic": ChainArithmetic.from_params,
+}
+
+
+def load_task(name: str, params: Mapping[str, object]) -> Task:
+    """Build the task `name` from its parameters (the other keys of the `[task]` section).
+
+    Raises ConfigError when the name, or one of the parameters, is not usable.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(str(name), TASKS, n=1)
+        raise ConfigError(
+            key="task.name",
+            value=name,
+            rule=f"there is no such task (known: {', '.join(sorted(TASKS))})",
+            fix=f"Did you mean {near[0]!r}?" if near else "Use one of the known names.",
+        )
+    return TASKS[name](params)

@@ -1,0 +1,136 @@
+"""From a user message to token ids and back, without transformers.
+
+Importing transformers takes seconds and pulls torch; the allocator and the reward processes need neither.
+This module reads the same files with the `tokenizers` library and renders the chat template in the same
+kind of sandbox. Invariant: `render` gives exactly the ids of transformers' `apply_chat_template` for a
+single user message with the generation prompt added (tested against it).
+
+Must never execute anything from the folder outside the template sandbox.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node, Scope
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from darts_async.errors import ConfigError
+from darts_async.tasks.chat_files import read_chat_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2.parser import Parser
+
+__all__ = ["ChatTokenizer"]
+
+
+class ChatTokenizer:
+    """Tokenizer and chat template of one model folder."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Load the folder's text files. Raises ConfigError on `model.path` when they do not suffice."""
+        self.folder = Path(folder)
+        self._files = read_chat_files(self.folder)
+        try:
+            self._tokenizer = Tokenizer.from_str(self._files.tokenizer_json)
+        except Exception as error:  # the library raises bare Exception for any fault in the file
+            raise self._refused(f"tokenizer.json cannot be used ({error})", "Save the tokenizer again.") from error
+        # Settings left over from training would cut prompts silently or fill them up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        try:
+            self._template = _environment().from_string(self._files.template)
+        except jinja2.TemplateError as error:
+            raise self._refused(f"the chat template does not parse ({error})", "Correct it.") from error
+        self.eos_token_ids = self._find_eos()
+
+    def render(self, content: str) -> list[int]:
+        """Token ids of one user message, up to where the assistant's answer begins."""
+        try:
+            text = self._template.render(
+                messages=[{"role": "user", "content": content}],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._files.special_tokens,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise self._refused(f"the chat template fails on a single user message ({error})", "Correct it.") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a response, special tokens left out."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for two folders if and only if they render, decode and end alike. 16 hex digits."""
+        files = self._files
+        parts = [files.tokenizer_json, files.template, files.special_tokens, sorted(self.eos_token_ids)]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def _find_eos(self) -> frozenset[int]:
+        """The tokenizer's own end and those of the generation settings: an engine stops at any of them."""
+        own = self._files.special_tokens.get("eos_token")
+        own_id = None if own is None else self._tokenizer.token_to_id(own)
+        ids = self._files.eos_token_ids | (frozenset() if own_id is None else {own_id})
+        if not ids:
+            raise self._refused(
+                "no end-of-text token is named (eos_token, or eos_token_id in generation_config.json)",
+                "Add it: without one every response would run into its cap.",
+            )
+        return ids
+
+    def _refused(self, rule: str, fix: str) -> ConfigError:
+        return ConfigError(key="model.path", value=str(self.folder), rule=rule, fix=fix)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's text for training elsewhere; here its body is simply kept."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return Scope(body, lineno=line)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that published chat templates are written for (transformers' conventions)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # The built-in filter escapes HTML characters, which models were not trained on.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)  # noqa: DTZ005 - the wall clock, as transformers does
