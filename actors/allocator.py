@@ -1,0 +1,219 @@
+"""The allocator: decides which prompts start, with how many candidates, where and when.
+
+It moves messages; what is sent next is decided by `darts_async.algorithms.dispatch`. Invariant: no request of a group
+leaves before the selector has accepted the group's plan, so every candidate that exists is in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import numpy as np
+
+from darts_async.algorithms.allocation import FixedMean
+from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
+from darts_async.algorithms.prompt_order import PromptOrder
+from darts_async.algorithms.seeding import rollout_seed
+from darts_async.algorithms.staleness import Admission, eta_of
+from darts_async.config import Config
+from darts_async.errors import ProtocolError
+from darts_async.messages import (
+    AllocatorHello,
+    EvalResult,
+    GroupComplete,
+    GroupOutcome,
+    GroupPlan,
+    PlanAccepted,
+    PlanReply,
+    ReplaceCandidate,
+    RolloutRequest,
+    RunComplete,
+    Warn,
+    candidate_id,
+)
+from darts_async.runtime.links import AllocatorLinks
+from darts_async.runtime.scope import run_until
+from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompts
+
+_log = logging.getLogger(__name__)
+
+
+async def run(links: AllocatorLinks, config: Config) -> None:
+    """Dispatch prompts until the run is complete or stopped."""
+    prompts = await asyncio.to_thread(load_prompts, config)
+    _log.info("%d training prompts, %d held out", len(prompts.train), len(prompts.held_out))
+    allocator = _Allocator(links, config, prompts)
+    await links.policy.send(AllocatorHello())
+    await links.supervisor.ready()
+    if prompts.num_skipped:
+        text = f"{prompts.num_skipped} prompts skipped: longer than model.max_prompt_tokens"
+        await links.supervisor.send(Warn(role="allocator", rank=links.rank, text=text))
+    await run_until(
+        links.supervisor.stopping,
+        allocator.take_credits(),
+        allocator.take_versions(),
+        allocator.take_replies(),
+        allocator.dispatch(),
+    )
+    await links.supervisor.finish(
+        {
+            "groups_dispatched": float(allocator.num_groups),
+            "prompts": float(len(prompts.train)),
+            "prompts_skipped": float(prompts.num_skipped),
+        }
+    )
+
+
+class _Allocator:
+    def __init__(self, links: AllocatorLinks, config: Config, prompts: PromptSet) -> None:
+        self._links = links
+        self._config = config
+        self._prompts = prompts
+        budget = config.allocation.budget
+        assert budget is not None
+        self._dispatcher = Dispatcher(
+            admission=Admission(
+                groups_per_step=config.group.groups_per_step,
+                eta=eta_of(config),
+                steps=config.run.steps,
+                in_flight_groups=config.queues.in_flight_groups,
+                oversample_groups=config.queues.oversample_groups,
+            ),
+            order=PromptOrder(len(prompts.train), config.run.seed),
+            allocation=FixedMean(budget),
+            steps=config.run.steps,
+            num_eval_prompts=len(prompts.held_out),
+            eval_samples=config.eval.samples,
+        )
+        self._wake = asyncio.Event()
+        self._accepted: dict[int, asyncio.Future[None]] = {}
+        self._jobs: dict[int, GroupJob] = {}
+        self.num_groups = 0
+
+    async def take_credits(self) -> None:
+        while True:
+            peer, credits = await self._links.rollouts.recv()
+            self._dispatcher.credits.grant(peer, credits.granted_total)
+            self._wake.set()
+
+    async def take_versions(self) -> None:
+        while True:
+            update = await self._links.policy.recv()
+            self._dispatcher.published(update.version)
+            self._wake.set()
+
+    async def take_replies(self) -> None:
+        while True:
+            await self._take(await self._links.plans.recv())
+            self._wake.set()
+
+    async def _take(self, reply: PlanReply) -> None:
+        match reply:
+            case PlanAccepted(group_id=group_id):
+                accepted = self._accepted.pop(group_id, None)
+                if accepted is None:
+                    raise ProtocolError(f"the selector accepted group {group_id}, which was not planned")
+                accepted.set_result(None)
+            case ReplaceCandidate():
+                self._dispatcher.replace(reply.group_id, reply.candidate_id)
+            case GroupComplete():
+                self._dispatcher.admission.completed(reply.group_id)
+            case GroupOutcome():
+                self._jobs.pop(reply.group_id, None)
+                await self._ended(reply)
+
+    async def _ended(self, outcome: GroupOutcome) -> None:
+        if outcome.purpose == "train":
+            self._dispatcher.group_ended(outcome.group_id, trained=outcome.outcome == "trained")
+            return
+        label = "before" if self._dispatcher.phase == "before" else "after"
+        lengths = tuple(length.tokens for length in outcome.lengths if not length.censored)
+        score = self._dispatcher.evaluated(outcome.group_id, outcome.rewards, lengths)
+        if score is not None:
+            await self._links.supervisor.send(
+                EvalResult(
+                    label=label,
+                    policy_version=self._dispatcher.admission.version,
+                    reward=score.reward,
+                    response_length=score.response_length,
+                    num_rollouts=score.num_rollouts,
+                )
+            )
+
+    async def dispatch(self) -> None:
+        while self._dispatcher.phase != "complete":
+            self._wake.clear()
+            while (job := self._dispatcher.next_job()) is not None:
+                if isinstance(job, GroupJob):
+                    await self._start_group(job)
+                else:
+                    await self._start_replacement(job)
+            self._show()
+            await self._wake.wait()
+        self._links.supervisor.state = "complete"
+        await self._links.supervisor.send(RunComplete())
+
+    async def _start_group(self, job: GroupJob) -> None:
+        config, prompt = self._config, self._prompt(job)
+        candidates = tuple(candidate_id(job.group_id, index) for index in range(job.num_candidates))
+        training = job.purpose == "train"
+        self._jobs[job.group_id] = job
+        accepted = self._accepted[job.group_id] = asyncio.get_running_loop().create_future()
+        await self._links.plans.send(
+            GroupPlan(
+                group_id=job.group_id,
+                prompt_id=prompt.prompt_id,
+                purpose=job.purpose,
+                rule=config.selection.rule if training else "all",
+                group_size=config.group.size if training else job.num_candidates,
+                keep_longest=config.group.keep_longest if training else 0,
+                candidate_ids=candidates,
+                dispatch_version=job.policy_version,
+                prompt_tokens=prompt.tokens,
+            )
+        )
+        await accepted
+        for candidate in candidates:
+            await self._request(job, candidate, attempt=0)
+        self.num_groups += training
+
+    async def _start_replacement(self, replacement: ReplacementJob) -> None:
+        job = self._jobs.get(replacement.group_id)
+        if job is not None:
+            await self._request(job, replacement.candidate_id, attempt=1)
+
+    async def _request(self, job: GroupJob, candidate: int, attempt: int) -> None:
+        prompt = self._prompt(job)
+        await self._links.rollouts.send(
+            job.peer,
+            RolloutRequest(
+                candidate_id=candidate,
+                prompt_tokens=np.asarray(prompt.tokens, dtype=np.int32),
+                seed=rollout_seed(self._config.run.seed, prompt.prompt_id, candidate, attempt),
+                max_response_tokens=self._config.model.max_response_tokens,
+                min_policy_version=job.policy_version,
+            ),
+        )
+
+    def _prompt(self, job: GroupJob) -> TokenizedPrompt:
+        source = self._prompts.train if job.purpose == "train" else self._prompts.held_out
+        return source[job.prompt_index]
+
+    def _show(self) -> None:
+        supervisor, admission = self._links.supervisor, self._dispatcher.admission
+        supervisor.gauges["queue/in_flight_groups/depth"] = float(admission.in_flight)
+        supervisor.gauges["allocator/live_groups"] = float(admission.live)
+        phase = self._dispatcher.phase
+        supervisor.state = {
+            "before": "evaluating (before)",
+            "train": "dispatching" if admission.may_dispatch() else "waiting for the learner",
+            "after": "evaluating (after)",
+            "complete": "complete",
+        }[phase]
+
+
+if __name__ == "__main__":
+    from darts_async.runtime.process import main
+
+    main("allocator", run)

@@ -1,0 +1,176 @@
+"""What the allocator sends next: replacements first, then the evaluation or the training groups of the phase.
+
+A run goes through the phases `before` (held-out set at version 0), `train`, `after` (held-out set at the last version)
+and `complete`. Within `train` a group starts when admission allows it and one replica has credits for all of its
+candidates. Pure: events come in as method calls, jobs come out of `next_job`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from darts_async.algorithms.allocation import FixedMean
+from darts_async.algorithms.credits import CreditBook
+from darts_async.algorithms.prompt_order import PromptOrder
+from darts_async.algorithms.staleness import Admission
+
+Phase: TypeAlias = Literal["before", "train", "after", "complete"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupJob:
+    """Plan and dispatch one group: all of its candidates to one replica."""
+
+    group_id: int
+    prompt_index: int
+    num_candidates: int
+    purpose: Literal["train", "eval"]
+    policy_version: int
+    """Lower bound on the version of every token."""
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacementJob:
+    """Dispatch one candidate more of a group that is under way, to the replica that has the others."""
+
+    group_id: int
+    candidate_id: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvalScore:
+    """Means over an evaluation, and how many responses they are over."""
+
+    reward: float
+    response_length: float
+    num_rollouts: int
+
+
+class Dispatcher:
+    """The allocator's state machine. `credits` and `admission` are its books; it alone spends from them."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        order: PromptOrder,
+        allocation: FixedMean,
+        steps: int,
+        num_eval_prompts: int,
+        eval_samples: int,
+    ) -> None:
+        self.credits = CreditBook()
+        self.admission = admission
+        self._order = order
+        self._allocation = allocation
+        self._steps = steps
+        self._num_eval = num_eval_prompts
+        self._eval_samples = eval_samples
+        self._next_group = 0
+        self._peer_of: dict[int, str] = {}
+        self._replacements: deque[tuple[int, int]] = deque()
+        self._pending_num: int | None = None
+        self._eval_next = 0
+        self._eval_open: set[int] = set()
+        self._eval_rewards: list[float] = []
+        self._eval_lengths: list[int] = []
+        self.phase: Phase = "before"
+        self._start_phase("before" if num_eval_prompts else "train")
+
+    def next_job(self) -> GroupJob | ReplacementJob | None:
+        """Return what can be sent now and book it, or None: then only an event can change that."""
+        if self._replacements:
+            group_id, candidate = self._replacements[0]
+            peer = self._peer_of.get(group_id)
+            if peer is None:
+                self._replacements.popleft()
+                return self.next_job()
+            if self.credits.free(peer) < 1:
+                return None  # a replacement goes before new groups: its siblings wait for it
+            self._replacements.popleft()
+            self.credits.spend(peer, 1)
+            return ReplacementJob(group_id, candidate, peer)
+        if self.phase == "train":
+            return self._next_train()
+        if self.phase in ("before", "after"):
+            return self._next_eval()
+        return None
+
+    def replace(self, group_id: int, candidate_id: int) -> None:
+        """The selector asks for a candidate in the place of one that failed."""
+        self._replacements.append((group_id, candidate_id))
+
+    def group_ended(self, group_id: int, *, trained: bool) -> None:
+        """A training group reached its end."""
+        self._peer_of.pop(group_id, None)
+        self.admission.ended(group_id, trained=trained)
+        self._advance()
+
+    def evaluated(self, group_id: int, rewards: tuple[float, ...], lengths: tuple[int, ...]) -> EvalScore | None:
+        """A group of the held-out set is scored; return the evaluation's result when it was the last one."""
+        if group_id not in self._eval_open:
+            return None
+        self._peer_of.pop(group_id, None)
+        self._eval_open.remove(group_id)
+        self._eval_rewards += rewards
+        self._eval_lengths += lengths
+        if self._eval_open or self._eval_next < self._num_eval:
+            return None
+        count = len(self._eval_rewards)
+        score = EvalScore(
+            reward=sum(self._eval_rewards) / count if count else float("nan"),
+            response_length=sum(self._eval_lengths) / count if count else float("nan"),
+            num_rollouts=count,
+        )
+        self._start_phase("train" if self.phase == "before" else "complete")
+        return score
+
+    def published(self, version: int) -> None:
+        """The learner published a version."""
+        self.admission.published(version)
+        self._advance()
+
+    def _advance(self) -> None:
+        if self.phase == "train" and self.admission.done and self.admission.version >= self._steps:
+            self._start_phase("after" if self._num_eval else "complete")
+
+    def _start_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        self._eval_next = 0
+        self._eval_rewards = []
+        self._eval_lengths = []
+
+    def _next_train(self) -> GroupJob | None:
+        if not self.admission.may_dispatch():
+            return None
+        if self._pending_num is None:
+            self._pending_num = self._allocation.next()
+        peer = self.credits.pick(self._pending_num)
+        if peer is None:
+            return None
+        job = self._book(self._order.next(), self._pending_num, "train", peer)
+        self._pending_num = None
+        self.admission.dispatched(job.group_id)
+        return job
+
+    def _next_eval(self) -> GroupJob | None:
+        if self._eval_next >= self._num_eval:
+            return None
+        peer = self.credits.pick(self._eval_samples)
+        if peer is None:
+            return None
+        job = self._book(self._eval_next, self._eval_samples, "eval", peer)
+        self._eval_next += 1
+        self._eval_open.add(job.group_id)
+        return job
+
+    def _book(self, prompt_index: int, num_candidates: int, purpose: Literal["train", "eval"], peer: str) -> GroupJob:
+        self.credits.spend(peer, num_candidates)
+        group_id = self._next_group
+        self._next_group += 1
+        self._peer_of[group_id] = peer
+        return GroupJob(group_id, prompt_index, num_candidates, purpose, self.admission.version, peer)

@@ -1,0 +1,205 @@
+"""Everything that can be known to fail before a process starts. Each breach is a `ConfigError` (exit status 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darts_async.config import Config, to_toml
+from darts_async.config.paths import RunPaths, model_folder
+from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
+from darts_async.errors import ConfigError
+from darts_async.tasks.prompt_set import PromptSet, load_prompts
+
+_MIN_FREE_BYTES = 64 << 20
+"""Logs, ledger and metrics of a short run; checkpoints are counted on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that passed all checks."""
+
+    config: Config
+    """With `run.name` set."""
+    paths: RunPaths
+    prompts: PromptSet
+    weight_bytes: int
+
+
+def check(config: Config, source: str | None) -> Plan:
+    """Check a config against this machine; nothing is written. Raises `ConfigError`."""
+    config = _with_name(config, source)
+    paths = RunPaths.of(config)
+    _check_run_folder(config, paths)
+    weight_bytes = _check_model(config)
+    _check_space(config, paths, weight_bytes)
+    _check_ports(config)
+    _check_engine(config)
+    return Plan(config, paths, load_prompts(config), weight_bytes)
+
+
+def create_run_folder(plan: Plan) -> None:
+    """Make the run folder with its resolved config. Raises `ConfigError` when the file system refuses."""
+    paths = plan.paths
+    try:
+        paths.root.mkdir(parents=True)
+        for folder in (paths.logs, paths.ledger, paths.checkpoints):
+            folder.mkdir()
+        paths.resolved_config.write_text(to_toml(plan.config), "utf-8")
+        # A killed run of the same name leaves its last weights in shared memory.
+        shutil.rmtree(paths.weights, ignore_errors=True)
+        paths.weights.mkdir(mode=0o700)
+    except FileExistsError:
+        raise _name_taken(plan.config, paths) from None
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(paths.root)
+        raise ConfigError(
+            "run.dir",
+            plan.config.run.dir,
+            f"the run folder cannot be written ({error.strerror or error})",
+            "Free some space, or choose another folder with --run.dir.",
+        ) from None
+
+
+def _with_name(config: Config, source: str | None) -> Config:
+    if config.run.name:
+        return config
+    stem = Path(source).stem if source else "quickstart"
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    run = config.run.model_copy(update={"name": f"{stem}-{stamp}"})
+    return config.model_copy(update={"run": run})
+
+
+def _name_taken(config: Config, paths: RunPaths) -> ConfigError:
+    return ConfigError(
+        "run.name",
+        config.run.name,
+        f"a run of that name exists ({paths.root})",
+        "Choose another name with --run.name, or remove the folder.",
+    )
+
+
+def _check_run_folder(config: Config, paths: RunPaths) -> None:
+    if config.run.name in {".", ".."}:
+        raise ConfigError("run.name", config.run.name, "must name a folder", "Choose another name.")
+    if paths.root.exists():
+        raise _name_taken(config, paths)
+    existing = next(parent for parent in paths.root.parents if parent.exists())
+    # os.access tells root that everything is writable; a read-only file system it does report.
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            "run.dir",
+            config.run.dir,
+            f"{existing} is not a folder that can be written",
+            "Choose another folder with --run.dir, or mend its rights.",
+        )
+
+
+def _check_model(config: Config) -> int:
+    """Return the size of the weights in bytes."""
+    folder = model_folder(config)
+    if not folder.is_dir():
+        raise ConfigError(
+            "model.path", config.model.path, "no such folder", "Give a folder in Hugging Face format, or `quickstart`."
+        )
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    weights = sorted(folder.glob("*.safetensors"))
+    if missing or not weights:
+        absent = ", ".join([*missing, *([] if weights else ["*.safetensors"])])
+        raise ConfigError(
+            "model.path",
+            config.model.path,
+            f"the folder lacks {absent}",
+            "Save the model and its tokenizer with `save_pretrained` (safetensors format).",
+        )
+    try:
+        limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError("model.path", config.model.path, f"config.json cannot be read ({error})", "Mend it.") from None
+    total = config.model.max_prompt_tokens + config.model.max_response_tokens
+    if isinstance(limit, int) and total > limit:
+        raise ConfigError(
+            "model.max_response_tokens",
+            config.model.max_response_tokens,
+            f"prompt and response together ({total} tokens) exceed the model's {limit} positions",
+            f"Set it to at most {limit - config.model.max_prompt_tokens}.",
+        )
+    return sum(file.stat().st_size for file in weights)
+
+
+def _check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
+    existing = next(parent for parent in paths.root.parents if parent.exists())
+    checkpoints = 1 + (config.checkpoint.keep + 1 if config.checkpoint.every_steps else 0)
+    needs = {existing: (_MIN_FREE_BYTES + checkpoints * weight_bytes, "run.dir", config.run.dir)}
+    shared = paths.weights.parent
+    if shared != paths.root:
+        # The published version, the one being written, and one still being read.
+        needs[shared] = (3 * weight_bytes, "model.path", config.model.path)
+    for folder, (needed, key, value) in needs.items():
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise ConfigError(
+                key,
+                value,
+                f"{folder} has {free >> 20} MiB free, the run needs at least {(needed >> 20) + 1} MiB there",
+                "Free some space, or choose another folder with --run.dir.",
+            )
+
+
+def _check_ports(config: Config) -> None:
+    address = parse_bind(config.launch.bind)
+    if address is None:
+        return
+    host, first = address
+    for port in range(first, first + NUM_TCP_PORTS):
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                "launch.bind",
+                config.launch.bind,
+                f"port {port} on {host} cannot be bound ({error.strerror or error})",
+                f"Choose a port with {NUM_TCP_PORTS} free ports from it on, or `ipc`.",
+            ) from None
+
+
+def _check_engine(config: Config) -> None:
+    needed = {"torch": "learner", "transformers": "learner", "accelerate": "learner", "safetensors": "learner"}
+    if config.generator.engine == "vllm":
+        needed["vllm"] = "generator.engine"
+    for module, who in needed.items():
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                who,
+                config.generator.engine if module == "vllm" else config.learner.loss,
+                f"the package `{module}` is not installed",
+                "Install `darts-async[cpu]` or `darts-async[gpu]`.",
+            )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What `--dry-run` shows beside the resolved config."""
+    config, prompts = plan.config, plan.prompts
+    groups = config.run.steps * config.group.groups_per_step
+    budget = config.allocation.budget or 0.0
+    return {
+        "run folder": str(plan.paths.root),
+        "policy": f"{model_folder(config)} ({plan.weight_bytes / 1e6:.1f} MB of weights)",
+        "prompts": f"{len(prompts.train)} to train on, {len(prompts.held_out)} held out, {prompts.num_skipped} too long",
+        "work": f"{config.run.steps} steps x {config.group.groups_per_step} groups = {groups} groups, "
+        f"{groups / len(prompts.train):.1f} visits per prompt",
+        "candidates": f"{budget:g} sampled per prompt, {config.group.size} trained on ({config.selection.rule})",
+        "pipeline": f"{config.pipeline.mode}, staleness at most {config.pipeline.max_staleness}",
+        "processes": f"{config.generator.replicas} generator, 1 selector, 1 allocator, 1 learner",
+    }

@@ -1,0 +1,99 @@
+"""The process shell around an actor: arguments, logging, sockets, the event loop, and the exit status.
+
+It is the only place that opens sockets for an actor, and the outermost frame that catches its errors: a failure is
+reported to the supervisor in one line, with the traceback in the role's log, and ends the process with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from darts_async.config import Config, load_config
+from darts_async.errors import DartsError, TransportError
+from darts_async.log import configure
+from darts_async.messages import Role
+from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
+from darts_async.runtime.parent_death import die_with_parent
+from darts_async.runtime.sockets import Sockets
+from darts_async.runtime.supervision import SupervisorClient
+from darts_async.runtime.topology import Topology
+
+_log = logging.getLogger(__name__)
+_LINGER_S = 2.0
+
+_BUNDLES = {
+    "allocator": AllocatorLinks,
+    "generator": GeneratorLinks,
+    "selector": SelectorLinks,
+    "learner": LearnerLinks,
+}
+
+
+def main(role: Role, run: Callable[[Any, Config], Awaitable[None]]) -> None:
+    """Run one role as a process: `python -m actors.<role> --topology FILE --rank N`. Never returns."""
+    parser = argparse.ArgumentParser(description=f"The {role} of a darts-async run (started by the launcher).")
+    parser.add_argument("--topology", required=True, type=Path, help="JSON file written by the launcher")
+    parser.add_argument("--rank", type=int, default=0, help="which replica of the role this is")
+    arguments = parser.parse_args()
+    die_with_parent()
+    # The launcher's Ctrl-C reaches roles as an order to stop; a role never acts on the terminal's own signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    configure()
+    topology = msgspec.json.decode(arguments.topology.read_bytes(), type=Topology)
+    status = uvloop.run(_shell(role, arguments.rank, topology, run))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Libraries leave threads and exit handlers behind that can hang; everything that matters is on disk by now.
+    os._exit(status)
+
+
+async def _shell(role: Role, rank: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]) -> int:
+    config = load_config(topology.config)
+    sockets = Sockets(role, rank, topology.endpoints, config)
+    supervisor = SupervisorClient(sockets.dealer("control"), role, rank, os.getpid(), topology.heartbeat_s)
+    watching = asyncio.create_task(supervisor.run())
+    try:
+        links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())
+        await run(links, config)
+    except Exception as error:
+        return await _report(supervisor, error)
+    else:
+        return 0
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TransportError):
+            await watching
+        await sockets.close(_LINGER_S)
+
+
+async def _report(supervisor: SupervisorClient, error: Exception) -> int:
+    for cause in _leaves(error):
+        if isinstance(cause, DartsError):
+            _log.error("%s: %s", type(cause).__name__, cause)
+    _log.error("the role cannot go on", exc_info=error)
+    first = _leaves(error)[0]
+    with contextlib.suppress(TransportError):
+        await supervisor.fault(f"{type(first).__name__}: {first}")
+    return 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The errors inside nested exception groups, outermost first."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,100 @@
+"""A role's side of the control link: READY, heartbeats with progress, reports, and the order to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from darts_async.messages import (
+    SCHEMA_VERSION,
+    Begin,
+    Fault,
+    Finished,
+    Heartbeat,
+    Message,
+    Ready,
+    Role,
+)
+
+if TYPE_CHECKING:
+    from darts_async.messages import FromSupervisor, ToSupervisor
+    from darts_async.transport.links import Dealer
+
+_LAG_SAMPLE_S = 0.05
+_LAG_WINDOW = 200
+
+
+class SupervisorClient:
+    """Implements `runtime.links.Supervisor` over a dealer. `run()` must be running while the actor works."""
+
+    def __init__(
+        self, link: Dealer[ToSupervisor, FromSupervisor], role: Role, rank: int, pid: int, heartbeat_s: float
+    ) -> None:
+        self.stopping = asyncio.Event()
+        self.stop_reason = ""
+        self.state = "starting"
+        self.gauges: dict[str, float] = {}
+        self._link = link
+        self._role = role
+        self._rank = rank
+        self._pid = pid
+        self._heartbeat_s = heartbeat_s
+        self._begun = asyncio.Event()
+        self._lags: deque[float] = deque(maxlen=_LAG_WINDOW)
+
+    async def run(self) -> None:
+        """Listen and send heartbeats until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._beat())
+            tasks.create_task(self._measure_lag())
+
+    async def ready(self) -> None:
+        """Say READY; return when all roles are ready, or when the run is stopped before that."""
+        self.state = "ready"
+        await self._link.send(
+            Ready(role=self._role, rank=self._rank, pid=self._pid, schema_version=SCHEMA_VERSION)
+        )
+        await self._begun.wait()
+
+    async def send(self, message: Message) -> None:
+        """Report something to the supervisor."""
+        await self._link.send(message)  # type: ignore[arg-type] # the codec refuses what the union lacks
+
+    async def finish(self, summary: dict[str, float]) -> None:
+        """Send one last heartbeat and the role's part of the summary."""
+        self.state = "done"
+        await self._link.send(self._heartbeat())
+        await self._link.send(Finished(role=self._role, rank=self._rank, summary=summary))
+
+    async def fault(self, error: str) -> None:
+        """Report that the role cannot go on."""
+        await self._link.send(Fault(role=self._role, rank=self._rank, error=error[:8000]))
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._link.recv()
+            if not isinstance(message, Begin):
+                self.stop_reason = message.reason
+                self.stopping.set()
+            self._begun.set()
+
+    async def _beat(self) -> None:
+        while True:
+            await self._link.send(self._heartbeat())
+            await asyncio.sleep(self._heartbeat_s)
+
+    def _heartbeat(self) -> Heartbeat:
+        if self._lags:
+            ordered = sorted(self._lags)
+            self.gauges["loop_lag_p99_ms"] = 1e3 * ordered[int(0.99 * (len(ordered) - 1))]
+        return Heartbeat(role=self._role, rank=self._rank, state=self.state[:256], gauges=dict(self.gauges))
+
+    async def _measure_lag(self) -> None:
+        """How late the loop wakes a timer: what every other task had to wait."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_SAMPLE_S
+            await asyncio.sleep(_LAG_SAMPLE_S)
+            self._lags.append(max(0.0, loop.time() - due))

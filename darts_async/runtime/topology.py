@@ -1,0 +1,79 @@
+"""Which links there are, who binds them, what they carry, and where they are reached.
+
+One table for both ends, so that a link's type and direction stand in a single place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from darts_async.messages import (
+    CancelRollouts,
+    Credits,
+    FromLearner,
+    FromSupervisor,
+    GeneratorHello,
+    GroupPlan,
+    PlanReply,
+    PolicyReply,
+    PolicyUpdate,
+    Role,
+    RolloutRequest,
+    StreamEnd,
+    ToSelector,
+    ToSupervisor,
+    TrainGroup,
+)
+
+LinkName: TypeAlias = Literal[
+    "control", "plans", "rollouts", "trajectories", "cancels", "groups", "steps", "policy"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One link. `kind` stream: many senders push, one receiver pulls. `kind` hub: one hub, many named dealers.
+
+    `forward` is what flows to the binder, `backward` what the hub sends to its dealers (None for streams).
+    """
+
+    kind: Literal["stream", "hub"]
+    binder: Role | Literal["supervisor"]
+    forward: Any
+    backward: Any = None
+
+
+LINKS: dict[LinkName, LinkSpec] = {
+    "control": LinkSpec("hub", "supervisor", ToSupervisor, FromSupervisor),
+    "plans": LinkSpec("hub", "selector", GroupPlan, PlanReply),
+    "rollouts": LinkSpec("hub", "allocator", Credits, RolloutRequest),
+    "trajectories": LinkSpec("stream", "selector", ToSelector),
+    "cancels": LinkSpec("hub", "selector", GeneratorHello, CancelRollouts),
+    "groups": LinkSpec("stream", "learner", TrainGroup | StreamEnd),
+    "steps": LinkSpec("stream", "selector", FromLearner),
+    "policy": LinkSpec("hub", "learner", PolicyReply, PolicyUpdate),
+}
+
+CONTROL_HWM = 1024
+"""Bound on small control messages that wait on a link; they come a few a second."""
+
+
+class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a role's process needs to find its place: handed over as a JSON file in the run folder."""
+
+    config: str
+    """Path of the resolved config."""
+    endpoints: dict[str, str]
+    """Link name to ZeroMQ endpoint."""
+    heartbeat_s: float = 1.0
+
+
+def endpoints(bind: tuple[str, int] | None, socket_folder: str) -> dict[str, str]:
+    """Return an endpoint for every link: consecutive TCP ports, or sockets in a folder (short: 107 bytes at most)."""
+    if bind is None:
+        return {name: f"ipc://{socket_folder}/{name}" for name in LINKS}
+    host, port = bind
+    return {name: f"tcp://{host}:{port + offset}" for offset, name in enumerate(LINKS)}
