@@ -1,0 +1,162 @@
+"""The command line. Imports are late on purpose: `--help` answers at once, `--dry-run` never sees torch.
+
+Exit status: 0 done, 2 bad config or usage, 1 the run failed, 130 interrupted after a clean drain.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darts_async import __version__
+from darts_async.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from darts_async.launcher.preflight import Plan
+
+_EXIT = {"done": 0, "failed": 1, "interrupted": 130}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="darts-async")
+def cli() -> None:
+    """Train language models with RL from verifiable rewards, asynchronously.
+
+    Generators, a selector, an allocator and a learner run as processes of their own and stream trajectories to each
+    other. `darts-async up` starts them all.
+    """
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--dry-run", is_flag=True, help="Check everything, print the resolved config, start nothing.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
+def up(arguments: tuple[str, ...], dry_run: bool) -> None:
+    """Start a topology and train.
+
+    With no CONFIG this is the quickstart: a tiny policy that ships with the package learns chain arithmetic on two
+    CPU cores. Any key of the config can be set on the command line:
+
+    \b
+        darts-async up --run.steps 10 --group.keep_longest 0
+        darts-async up my.toml --learner.lr 1e-6 --queues.in_flight_groups 32
+    """
+    source, overrides = parse_arguments(arguments)
+    from darts_async.config import load_config  # noqa: PLC0415 - late, see above
+    from darts_async.launcher.preflight import check  # noqa: PLC0415
+
+    plan = check(load_config(source, overrides), source)
+    if dry_run:
+        _show_plan(plan)
+        return
+    sys.exit(_EXIT[_run(plan)["status"]])
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    """Split `[CONFIG] [--section.key VALUE | --section.key=VALUE ...]`. Raises `click.UsageError`."""
+    source: str | None = None
+    overrides: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            if source is not None or word.startswith("-"):
+                raise click.UsageError(f"unexpected argument {word!r}: give one CONFIG and --section.key VALUE pairs")
+            source = word
+            continue
+        key, equals, value = word[2:].partition("=")
+        if "." not in key:
+            raise click.UsageError(f"no such option --{key}: keys of the config are written --section.key VALUE")
+        if not equals:
+            if not rest:
+                raise click.UsageError(f"--{key} needs a value")
+            value = rest.pop(0)
+        overrides.append((key, value))
+    return source, overrides
+
+
+def _run(plan: Plan) -> dict[str, Any]:
+    import asyncio  # noqa: PLC0415
+
+    import uvloop  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    from darts_async.launcher.preflight import create_run_folder  # noqa: PLC0415
+    from darts_async.launcher.supervisor import launch  # noqa: PLC0415
+    from darts_async.launcher.view import LiveView, PlainView  # noqa: PLC0415
+
+    console = Console()
+    create_run_folder(plan)
+    config = plan.config
+    console.print(f"run folder: {plan.paths.root}", soft_wrap=True, markup=False, highlight=False)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if console.is_terminal:
+            bounds = {
+                "in_flight_groups": config.queues.in_flight_groups,
+                "ready_groups": config.queues.ready_groups,
+            }
+            with LiveView(console, config.run.name, config.run.steps, bounds) as view:
+                summary = runner.run(launch(plan, view))
+        else:
+            summary = runner.run(launch(plan, PlainView(console, config.run.steps)))
+    _show_summary(console, plan, summary)
+    return summary
+
+
+def _show_plan(plan: Plan) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from darts_async.config import to_toml  # noqa: PLC0415
+    from darts_async.launcher.preflight import describe  # noqa: PLC0415
+
+    console = Console()
+    console.print(to_toml(plan.config), soft_wrap=True, markup=False, highlight=False)
+    for label, text in describe(plan).items():
+        console.print(f"# {label + ':':<12} {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _show_summary(console: Console, plan: Plan, summary: dict[str, Any]) -> None:
+    lines = [f"{summary['status']}: {summary['steps']} steps in {summary['wall_s']:.0f} s"]
+    if "reason" in summary and summary["status"] == "failed":
+        lines.append(f"  {summary['reason']}")
+    before, after = summary["eval"]["before"], summary["eval"]["after"]
+    if before and after:
+        lines.append(
+            f"  held-out reward {before['reward']:.3f} -> {after['reward']:.3f}, "
+            f"mean length {before['response_length']:.1f} -> {after['response_length']:.1f} tokens"
+        )
+    rollouts, saved = summary["rollouts"], summary["tokens_saved_estimate"]
+    if rollouts["generated"]:
+        lines.append(
+            f"  {rollouts['generated']} candidates: {rollouts['trained']} trained, {rollouts['rejected']} rejected, "
+            f"{rollouts['cancelled_tail']} cancelled in the engine (about {saved or 0} tokens saved)"
+        )
+    lines.append(f"  summary: {plan.paths.summary}")
+    if summary["status"] == "done":
+        lines.append(f"  checkpoint: {plan.paths.checkpoints / ('step_' + str(summary['policy_version']))}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

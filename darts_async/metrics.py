@@ -1,0 +1,35 @@
+"""Numbers for people: percentiles of samples, and the JSON lines file. Names are `role/thing_unit` (DESIGN 4.4)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile (one of the samples), or NaN when there are none."""
+    if not samples:
+        return math.nan
+    ordered = sorted(samples)
+    rank = max(1, math.ceil(percent / 100 * len(ordered)))
+    return ordered[rank - 1]
+
+
+class JsonlWriter:
+    """Appends one JSON object per line; each line is on disk (in the page cache) when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def write(self, values: Mapping[str, float | int | str]) -> None:
+        """Append one object. Values that are not finite are left out: JSON has no NaN."""
+        kept = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+        self._file.write(json.dumps(kept) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
