@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv by itself; running one again costs nothing when nothing changed.
+# `make quickstart` installs, then trains the tiny policy that ships with the package. `make test` runs the tests.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help quickstart test lint format constraints clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# uv comes through venv and pip, which every machine has. uv does not read pip's configuration: wheels that pip is told
+# to find on disk are passed on; without any, uv's own torch backend picks the CPU build.
+$(STAMP): pyproject.toml tools/constraints.txt tools/overrides.txt
+	@echo "setting up $(VENV) (about half a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@links="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)"; \
+	links="$${PIP_FIND_LINKS:-$$links}"; \
+	if [ -n "$$links" ]; then where=(); for link in $$links; do where+=(--find-links "$$link"); done; \
+	else where=(--torch-backend cpu); fi; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python "$${where[@]}" \
+	  --constraints tools/constraints.txt --override tools/overrides.txt --editable '.[cpu,dev]'
+	@touch $@
+
+quickstart: $(STAMP)  ## Install, then train the tiny policy (a few minutes on two cores)
+	@$(BIN)/darts-async up
+
+test: $(STAMP)  ## Run all tests (no GPU needed)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## Check style, types and the import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_light_imports.py
+	$(BIN)/python tools/write_config_reference.py --check
+
+format: $(STAMP)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: $(STAMP)  ## Pin what is installed now
+	$(BIN)/python tools/pin_constraints.py > tools/constraints.txt.new
+	mv tools/constraints.txt.new tools/constraints.txt
+
+clean:  ## Remove the environment, caches and build products (run folders stay)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
