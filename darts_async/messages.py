@@ -100,7 +100,7 @@ def check_spans(spans: tuple[VersionSpan, ...], num_tokens: int) -> None:
         raise ValueError(f"version span {spans[-1]} starts behind a response of {num_tokens} tokens")
 
 
-# --- allocator -> selector (plans link; answers come back on it) ---------------------------------------------------
+# --- allocator -> selector (plans link; answers come back on it) ---
 
 
 class GroupPlan(Message, frozen=True, kw_only=True):
@@ -129,7 +129,7 @@ class GroupPlan(Message, frozen=True, kw_only=True):
             raise ValueError(f"group {self.group_id} has no candidates")
 
 
-# --- selector -> allocator ---------------------------------------------------------------------------------------
+# --- selector -> allocator ---
 
 
 class PlanAccepted(Message, frozen=True, kw_only=True):
@@ -172,7 +172,7 @@ class GroupOutcome(Message, frozen=True, kw_only=True):
     """Rewards of all finished candidates, in order of candidate index."""
 
 
-# --- allocator -> generator (rollouts link, credits come back on it) ------------------------------------------------
+# --- allocator -> generator (rollouts link, credits come back on it) ---
 
 
 class RolloutRequest(Message, frozen=True, kw_only=True):
@@ -200,7 +200,7 @@ class Credits(Message, frozen=True, kw_only=True):
     granted_total: NonNegative
 
 
-# --- generator -> selector (trajectories link) -----------------------------------------------------------------------
+# --- generator -> selector (trajectories link) ---
 
 
 class Progress(Message, frozen=True, kw_only=True):
@@ -256,7 +256,7 @@ class StreamEnd(Message, frozen=True, kw_only=True):
     rank: NonNegative
 
 
-# --- selector -> generator (cancels link) ------------------------------------------------------------------------------
+# --- selector -> generator (cancels link) ---
 
 
 class GeneratorHello(Message, frozen=True, kw_only=True):
@@ -273,7 +273,7 @@ class CancelRollouts(Message, frozen=True, kw_only=True):
     """`time.monotonic()` of the decision, on the selector's host."""
 
 
-# --- selector -> learner (groups link), learner -> selector (steps link) --------------------------------------------------
+# --- selector -> learner (groups link), learner -> selector (steps link) ---
 
 
 class TrainGroup(Message, frozen=True, kw_only=True):
@@ -338,7 +338,7 @@ class GroupSwept(Message, frozen=True, kw_only=True):
     staleness: int
 
 
-# --- learner -> generators, allocator (policy link; level-triggered: a late joiner reads the last one) ----------------
+# --- learner -> generators, allocator (policy link; level-triggered: a late joiner reads the last one) ---
 
 
 class PolicyUpdate(Message, frozen=True, kw_only=True):
@@ -362,7 +362,7 @@ class AllocatorHello(Message, frozen=True, kw_only=True):
     """The allocator introduces itself on the policy link."""
 
 
-# --- control (all <-> supervisor) --------------------------------------------------------------------------------------
+# --- control (all <-> supervisor) ---
 
 
 class Ready(Message, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import math
 
 
 class FixedMean:
-    """The same number of candidates for every prompt, up to rounding: after i groups exactly floor(i * mean) were given.
+    """The same number for every prompt, up to rounding: after i groups exactly floor(i * mean) candidates were given.
 
     A fractional mean alternates between its two neighbours as evenly as integers allow. Bounds are the caller's:
     `low <= mean <= high` with integer bounds keeps every single number within them.

@@ -89,7 +89,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apply(document: dict[str, Any], key: str, text: str) -> None:
-    """Set one `section.key` from text: TOML syntax where it parses as the field's type allows, a bare word otherwise."""
+    """Set one `section.key` from text: TOML syntax where it parses and the field wants it, a bare word otherwise."""
     *path, last = key.split(".")
     if not path or not all((*path, last)):
         raise ConfigError(key, text, "an override names a section and a key", "Write --section.key value.")
