@@ -1,6 +1,6 @@
 """Make the quickstart policy from nothing: train, write the model folder, measure, write the model card.
 
-Usage (about two minutes on two cores)::
+Usage (two to three minutes on two cores)::
 
     python tools/make_quickstart_policy.py
     python tools/make_quickstart_policy.py --measure-only FOLDER
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from quickstart_policy.card import model_card
 from quickstart_policy.measure import Measurement, measure
 from quickstart_policy.tokenizer import END, PAD, build_tokenizer, write_tokenizer
 from quickstart_policy.train import build_model, train
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,9 +28,6 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from darts_async.tasks import QUICKSTART_POLICY
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CAP_TOKENS = 512
 
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=QUICKSTART_POLICY, help="folder to write")
-    parser.add_argument("--tokens", type=int, default=1_800_000, help="training tokens, both phases together")
+    parser.add_argument("--tokens", type=int, default=2_700_000, help="training tokens, both phases together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=128, help="held-out prompts to measure on")
@@ -102,7 +100,10 @@ def _measure(console: Console, folder: Path, options: argparse.Namespace) -> Mea
 
 def _print(console: Console, measured: Measurement) -> None:
     header, rows = measured.cells()
-    table = Table(*header, title=f"held-out prompts, {measured.samples} samples each, T = 1, cap {measured.max_tokens}")
+    console.print(f"held-out prompts, {measured.samples} samples each, temperature 1, cap {measured.max_tokens} tokens")
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in header:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

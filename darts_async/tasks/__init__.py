@@ -6,15 +6,13 @@ A second task is one more entry in the registry below, never a branch elsewhere.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from darts_async.errors import ConfigError
 from darts_async.tasks.base import Prompt, Task
 from darts_async.tasks.chain_arithmetic import ChainArithmetic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["QUICKSTART_POLICY", "TASKS", "Prompt", "Task", "load_task"]
 

@@ -10,12 +10,10 @@ allocator and the reward processes load it. Invariants every task keeps:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["Prompt", "Task"]
 

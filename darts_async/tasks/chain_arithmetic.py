@@ -18,16 +18,14 @@ import hashlib
 import itertools
 import random
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from darts_async.errors import ConfigError
 from darts_async.tasks.base import Prompt
 from darts_async.tasks.params import int_params
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["LABELS", "Chain", "ChainArithmetic", "extract_answer", "is_held_out", "random_chain"]
 

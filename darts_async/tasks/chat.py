@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from darts_async.errors import ConfigError
 from darts_async.tasks.chat_files import read_chat_files
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jinja2.parser import Parser
 
 __all__ = ["ChatTokenizer"]
 
@@ -98,7 +95,7 @@ class ChatTokenizer:
 class _GenerationTag(Extension):
     """`{% generation %}` marks the assistant's text for training elsewhere; here its body is simply kept."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno

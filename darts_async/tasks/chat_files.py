@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from darts_async.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["ChatFiles", "read_chat_files"]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from quickstart_policy.measure import Measurement
+from quickstart_policy.measure import Measurement
 
 __all__ = ["model_card"]
 
@@ -33,7 +30,7 @@ tokens a response. Greedily decoded, {greedy:.1%} of the answers are right. Prom
 
 {table}
 
-- *right*: share of right answers; *mean, p50, p90, p99*: response length in tokens, the end-of-text token
+- *n*: prompts; *right*: share of right answers; *mean, p50, p90, p99*: response length in tokens, the end-of-text token
   included; *capped*: share that reached the cap; *right/wrong*: mean length of right and of wrong responses.
 - *max/mean*: longest of a prompt's {samples} responses over their mean, median over the prompts.
 - *I/II*: prompts whose right responses are shorter (Pattern I) or longer (Pattern II) than their wrong

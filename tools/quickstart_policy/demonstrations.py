@@ -19,19 +19,22 @@ Never draws a held-out problem. All randomness comes from the generator that is 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from darts_async.tasks.chain_arithmetic import LABELS, Chain, random_chain
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable
 
 __all__ = ["Demonstration", "demonstrate", "demonstrate_clean"]
 
 MAX_CHARS: Final = 560
 """Texts are cut here, without an end of text: from such texts the policy learns to run into its cap."""
+
+# Fewer further passes than these of `check` shorten the tail; more of them run right answers into the cap, which
+# makes them wrong, and Pattern II fades (measured: with 9 it held for 23 of 54 hard prompts, with 6 for 35).
+MEAN_FURTHER_PASSES: Final = (1.0, 7.0)
+"""Either mean, with equal odds."""
 
 SLIP_SHORTCUT: Final = 0.20
 SLIP_CHECK: Final = 0.01
@@ -49,8 +52,8 @@ class Band:
     slip: float
 
 
-EASY: Final = Band(0.80, 0.02, 0.02, 0.16, slip=0.05)
-MIDDLE: Final = Band(0.58, 0.20, 0.12, 0.10, slip=0.07)
+EASY: Final = Band(0.74, 0.02, 0.02, 0.22, slip=0.05)
+MIDDLE: Final = Band(0.57, 0.20, 0.12, 0.11, slip=0.07)
 HARD: Final = Band(0.36, 0.38, 0.24, 0.02, slip=0.10)
 
 
@@ -94,7 +97,7 @@ def _shortcut(rng: random.Random, chain: Chain, _band: Band) -> str:
 def _check(rng: random.Random, chain: Chain, band: Band) -> str:
     text, previous = _pass(rng, chain, band.slip)
     agreed = False
-    further = _geometric(rng, 9.0 if rng.random() < 0.45 else 1.0)
+    further = _geometric(rng, rng.choice(MEAN_FURTHER_PASSES))
     while len(text) <= MAX_CHARS:
         lines, total = _pass(rng, chain, SLIP_CHECK)
         text += "check\n" + lines
@@ -109,7 +112,7 @@ def _check(rng: random.Random, chain: Chain, band: Band) -> str:
 
 def _lost(rng: random.Random, chain: Chain, band: Band) -> str:
     text, total = _pass(rng, chain, band.slip)
-    word, mean = ("wait", 25.0) if rng.random() < 0.65 else ("hmm", 2.0)
+    word, mean = ("wait", 25.0) if rng.random() < 0.7 else ("hmm", 2.0)
     for _ in range(1 + _geometric(rng, mean)):
         index = rng.randrange(len(chain.steps))
         total = _slip(rng, (total + chain.steps[index]) % 10, SLIP_LOST)

@@ -7,7 +7,9 @@ functions on (length, right, capped) triples; the policy is sampled at temperatu
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 from transformers import AutoModelForCausalLM
@@ -15,10 +17,6 @@ from transformers import AutoModelForCausalLM
 from darts_async.tasks import load_task
 from darts_async.tasks.chat import ChatTokenizer
 from quickstart_policy.sample import sample
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 __all__ = ["Measurement", "Response", "measure"]
 
@@ -70,7 +68,7 @@ class Measurement(NamedTuple):
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and cells, for a terminal and for the model card alike."""
-        header = "level prompts right mean p50 p90 p99 capped right/wrong max/mean I/II".split()
+        header = ["level", "n", "right", "mean", "p50", "p90", "p99", "capped", "right/wrong", "max/mean", "I/II"]
         return header, [
             [
                 row.stratum,

@@ -7,13 +7,10 @@ Sampling has full support (no top-p, no top-k). Seeded: the same model and seed 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["sample"]
 

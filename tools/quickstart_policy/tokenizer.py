@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import random
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from quickstart_policy.demonstrations import demonstrate
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["ASSISTANT", "END", "PAD", "USER", "build_tokenizer", "write_tokenizer"]
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import torch
+from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from quickstart_policy.demonstrations import Demonstration, demonstrate, demonstrate_clean
 from quickstart_policy.tokenizer import ASSISTANT, END, PAD, USER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tokenizers import Tokenizer
 
 __all__ = ["build_model", "train"]
 
@@ -81,7 +78,7 @@ def train(
         # Padding is on the right, so the causal mask alone keeps it out of every token that counts.
         logits = model(input_ids=input_ids).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimiser.step()
         optimiser.zero_grad()

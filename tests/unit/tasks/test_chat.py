@@ -31,7 +31,9 @@ def folder(tmp_path):
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
         "eos_token": {"content": "</s>", "lstrip": False},
-        "chat_template": "{{ bos_token }}{% for m in messages %}\n  [{{ m.content | trim }}]{{ eos_token }}\n{% endfor %}",
+        "chat_template": (
+            "{{ bos_token }}{% for m in messages %}\n  [{{ m.content | trim }}]{{ eos_token }}\n{% endfor %}"
+        ),
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     return tmp_path
