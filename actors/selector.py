@@ -1,0 +1,292 @@
+"""The selector: scores responses, keeps the short and a long end of every group, cancels the rest, writes the ledger.
+
+It moves messages; what follows from each is decided by `darts_async.algorithms.selector`. Cancels leave at the event
+that makes them certain. A full link to the learner holds back new plans only, never cancels, verdicts or the books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+from darts_async.algorithms.ledger_records import LEDGER_FORMAT, RunOpened
+from darts_async.algorithms.selector import Cancel, ScoreWanted, Selector
+from darts_async.algorithms.staleness import StepPlanner, eta_of
+from darts_async.config import Config
+from darts_async.config.paths import RunPaths, model_folder
+from darts_async.errors import LinkBroken, RunFailed
+from darts_async.messages import (
+    CancelRollouts,
+    GroupSwept,
+    PlanReply,
+    Progress,
+    RolloutEnded,
+    StepDone,
+    StepMetrics,
+    StreamEnd,
+    TrainGroup,
+    Trajectory,
+    Warn,
+)
+from darts_async.runtime.ledger_file import LedgerFile
+from darts_async.runtime.links import SelectorLinks
+from darts_async.runtime.outbox import Outbox
+from darts_async.runtime.reward_pool import RewardFailed, RewardPool
+from darts_async.runtime.reward_worker import Setup
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_SHARE: Final = 0.75
+"""Share of `launch.drain_timeout_s` spent waiting for the others; the rest is for closing the books."""
+_FAULT_DRAIN_S: Final = 1.5
+"""After a fault whoever died will never end its stream: take in what is on its way, then close the books."""
+
+
+async def run(links: SelectorLinks, config: Config) -> None:
+    """Select, score and keep the books until the run is stopped and everyone's stream has ended."""
+    setup = Setup(task=config.task.name, params=config.task.params, model_folder=str(model_folder(config)))
+    pool = RewardPool(setup, workers=config.reward.workers, timeout_s=config.reward.timeout_s)
+    await serve(links, config, pool)
+
+
+async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
+    """`run` with a pool of the caller's choice."""
+    file = LedgerFile(RunPaths.of(config).ledger)
+    try:
+        actor = _SelectorActor(links, config, pool, file)
+        async with asyncio.TaskGroup() as tasks:
+            await pool.start(tasks)
+            await links.supervisor.ready()
+            missing = await actor.work(tasks)
+            await pool.close()
+        await actor.close_books()
+    except BaseException:
+        # The books stay open, but what is known by now is worth having.
+        with contextlib.suppress(RunFailed):
+            await file.close()
+        raise
+    finally:
+        file.abandon()
+    if missing:
+        raise RunFailed(
+            f"no end of stream from {', '.join(missing)} within launch.drain_timeout_s = "
+            f"{config.launch.drain_timeout_s:g} s; the token counts of its candidates are the last progress"
+        )
+
+
+class _SelectorActor:
+    def __init__(self, links: SelectorLinks, config: Config, pool: RewardPool, file: LedgerFile) -> None:
+        self._links = links
+        self._config = config
+        self._pool = pool
+        self._file = file
+        eta = eta_of(config)
+        self._selector = Selector(
+            planner=StepPlanner(config.group.groups_per_step, eta, config.run.steps),
+            run_seed=config.run.seed,
+            max_response_tokens=config.model.max_response_tokens,
+            baseline=config.selection.baseline,
+        )
+        limit = config.queues.trajectory_hwm
+        self._cancels: Outbox[tuple[Cancel, float]] = Outbox(limit)
+        self._replies: Outbox[tuple[str, PlanReply]] = Outbox(limit)
+        self._scores: Outbox[ScoreWanted] = Outbox(limit)
+        # Admission lets no more groups than this live at once.
+        admitted = (eta + 1) * config.group.groups_per_step + config.queues.oversample_groups
+        self._groups: Outbox[TrainGroup] = Outbox(admitted)
+        self._steps: list[StepMetrics] = []
+        self._streams_open = {f"generator-{rank}" for rank in range(config.generator.replicas)}
+        self._warn_at = 1
+        file.append(
+            RunOpened(format=LEDGER_FORMAT, run=config.run.name, seed=config.run.seed, rule=config.selection.rule)
+        )
+
+    # --- the life of the role -------------------------------------------------------------------------------------
+
+    async def work(self, tasks: asyncio.TaskGroup) -> list[str]:
+        """Serve until stopped, then drain. Return who did not end their stream in time."""
+        supervisor = self._links.supervisor
+        supervisor.state = "selecting"
+        streams = {
+            "trajectories": tasks.create_task(self._take_trajectories()),
+            "learner-0": tasks.create_task(self._take_steps()),
+        }
+        serving: list[Coroutine[Any, Any, None]] = [
+            self._take_plans(),
+            self._take_hellos(),
+            self._send_cancels(),
+            self._send_replies(),
+            self._send_groups(),
+            *(self._score() for _ in range(2 * self._config.reward.workers)),
+        ]
+        served = [tasks.create_task(coroutine) for coroutine in serving]
+        await supervisor.stopping.wait()
+        supervisor.state = "draining"
+        self._selector.freeze()
+        for task in served:
+            task.cancel()
+        deadline_s = _DRAIN_SHARE * self._config.launch.drain_timeout_s
+        if supervisor.stop_reason == "fault":
+            deadline_s = min(deadline_s, _FAULT_DRAIN_S)
+        if self._selector.num_planned:
+            await asyncio.wait(streams.values(), timeout=deadline_s)
+        missing = sorted(self._streams_open) if not streams["trajectories"].done() else []
+        missing += [] if streams["learner-0"].done() else ["learner-0"]
+        for task in streams.values():
+            task.cancel()
+        if not self._selector.num_planned or supervisor.stop_reason == "fault":
+            if missing:
+                _log.info("stopped without an end of stream from %s", ", ".join(missing))
+            return []
+        return missing
+
+    async def close_books(self) -> None:
+        """End every open candidate, write the rest of the ledger, and report the totals."""
+        summary = self._selector.close()
+        self._carry_out()
+        await self._file.close()
+        self._show()
+        await self._links.supervisor.finish(summary)
+
+    # --- messages in ----------------------------------------------------------------------------------------------
+
+    async def _take_plans(self) -> None:
+        while True:
+            await self._room()
+            await self._groups.room()
+            peer, plan = await self._links.plans.recv()
+            self._selector.on_plan(peer, plan)
+            await self._after_message()
+
+    async def _take_trajectories(self) -> None:
+        """Until every generator has ended its stream."""
+        while self._streams_open:
+            await self._room()
+            message = await self._links.trajectories.recv()
+            match message:
+                case Progress():
+                    self._selector.on_progress(message)
+                    self._carry_out()
+                    continue
+                case Trajectory():
+                    self._selector.on_trajectory(message)
+                case RolloutEnded():
+                    self._selector.on_ended(message)
+                case StreamEnd():
+                    self._streams_open.discard(f"generator-{message.rank}")
+            await self._after_message()
+
+    async def _take_steps(self) -> None:
+        """Until the learner has ended its stream."""
+        while True:
+            message = await self._links.steps.recv()
+            match message:
+                case StepDone():
+                    self._selector.on_step_done(message)
+                    await self._after_message()
+                    await self._file.flush()
+                case GroupSwept():
+                    _log.warning("group %d came too late: staleness %d", message.group_id, message.staleness)
+                    self._selector.on_swept(message)
+                    await self._after_message()
+                case StreamEnd():
+                    return
+
+    async def _take_hellos(self) -> None:
+        while True:
+            peer, _ = await self._links.cancels.recv()
+            _log.info("%s takes cancels", peer)
+
+    async def _score(self) -> None:
+        while True:
+            wanted = await self._scores.take()
+            try:
+                reward = await self._pool.score(wanted.prompt_id, wanted.tokens)
+            except RewardFailed as failed:
+                _log.warning("candidate %d was not scored: %s", wanted.candidate_id, failed)
+                self._selector.on_reward_failed(wanted.candidate_id, failed.kind)
+            else:
+                self._selector.on_reward(wanted.candidate_id, reward)
+            await self._after_message()
+
+    # --- messages out ---------------------------------------------------------------------------------------------
+
+    async def _room(self) -> None:
+        """Back-pressure: read nothing that could cause more while this much waits to go out."""
+        for outbox in (self._scores, self._cancels, self._replies):
+            await outbox.room()
+
+    def _carry_out(self) -> None:
+        """Pass on what was decided, at once and in order."""
+        effects = self._selector.take_effects()
+        if effects is None:
+            return
+        decided_at_s = time.monotonic()
+        self._cancels.put((cancel, decided_at_s) for cancel in effects.cancels)
+        self._replies.put(effects.replies)
+        self._scores.put(effects.scores)
+        self._groups.put(effects.groups)
+        self._steps += effects.steps
+        for record in effects.records:
+            self._file.append(record)
+
+    async def _after_message(self) -> None:
+        self._carry_out()
+        self._show()
+        if self._file.flush_due:
+            await self._file.flush()
+        steps, self._steps = self._steps, []
+        for step in steps:
+            await self._links.supervisor.send(step)
+        if self._selector.protocol_errors >= self._warn_at:
+            self._warn_at = 2 * self._selector.protocol_errors
+            text = (
+                f"{self._selector.protocol_errors} unexpected messages, the last: {self._selector.last_protocol_error}"
+            )
+            _log.warning("%s", text)
+            await self._links.supervisor.send(Warn(role="selector", rank=self._links.rank, text=text))
+
+    async def _send_cancels(self) -> None:
+        while True:
+            cancel, decided_at_s = await self._cancels.take()
+            message = CancelRollouts(candidate_ids=cancel.candidate_ids, decided_at_s=decided_at_s)
+            for peer in self._holders(cancel):
+                try:
+                    await self._links.cancels.send(peer, message)
+                except LinkBroken as broken:
+                    _log.warning("%d candidates are not cancelled on %s: %s", len(cancel.candidate_ids), peer, broken)
+
+    def _holders(self, cancel: Cancel) -> Sequence[str]:
+        if cancel.replica is not None:
+            return (f"generator-{cancel.replica}",)
+        return [f"generator-{rank}" for rank in range(self._config.generator.replicas)]
+
+    async def _send_replies(self) -> None:
+        while True:
+            peer, reply = await self._replies.take()
+            try:
+                await self._links.plans.send(peer, reply)
+            except LinkBroken as broken:
+                # The launcher sees a dead allocator and ends the run; until then the books go on.
+                _log.warning("%s misses %s: %s", peer, type(reply).__name__, broken)
+
+    async def _send_groups(self) -> None:
+        while True:
+            await self._links.groups.send(await self._groups.take())
+
+    def _show(self) -> None:
+        gauges = self._links.supervisor.gauges
+        gauges.update(self._selector.gauges())
+        gauges["queue/trajectories/depth"] = float(self._links.trajectories.stats.depth)
+        gauges["queue/rewards/depth"] = float(self._scores.depth + self._pool.waiting)
+        gauges["queue/ready_groups/depth"] = float(self._groups.depth + self._links.groups.stats.depth)
+
+
+if __name__ == "__main__":
+    from darts_async.runtime.process import main
+
+    main("selector", run)

@@ -1,0 +1,283 @@
+"""The state of one group, from its plan to the verdict on its last candidate.
+
+Takes facts (tokens so far, finished, failed, a reward) in any order, any number of times, and answers each with what
+follows from it at that very event: cancels, replacements, verdicts. Invariants:
+
+- every candidate gets exactly one verdict, and a verdict never changes: a cancelled candidate that finishes anyway
+  stays cancelled, a rejected one whose reward fails later stays rejected;
+- once all candidates are decided and their rewards are in, the group is complete or rejected: it never hangs;
+- only running candidates outside the kept set are cancelled, at the first event at which the kept set is certain.
+
+Must never know about tokens' values, sockets, time or other groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+from darts_async.algorithms.selection import Contender, Picks, Rule, pick, survivor_draw
+from darts_async.algorithms.short_set import Key
+from darts_async.messages import MAX_CANDIDATES, candidate_id
+
+__all__ = ["NOTHING", "Candidate", "Decision", "GroupState", "Status", "Verdict"]
+
+Verdict: TypeAlias = Literal["kept", "rejected", "cancelled_tail", "failed"]
+"""`kept` becomes `trained` or `stale` later, at the learner."""
+
+MIN_TRAINED: Final = 2
+"""Fewest candidates that carry a group-relative signal."""
+
+
+class Status(Enum):
+    """What is known of a candidate. Only a running one can still become something else, or a finished one fail."""
+
+    RUNNING = 0
+    FINISHED = 1
+    FAILED = 2
+    CANCELLED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from one event."""
+
+    cancel: tuple[int, ...] = ()
+    """Running candidates to abort now."""
+    replace: tuple[tuple[int, int], ...] = ()
+    """(failed index, new index): dispatch a new candidate in its place."""
+    verdicts: tuple[tuple[int, Verdict], ...] = ()
+    """Every verdict fixed by this event, those of `cancel` and `kept` included."""
+    complete: bool = False
+    """The group's fate is sealed by this event: `kept` or `rejected_reason` is set."""
+    kept: tuple[int, ...] | None = None
+    """Indices to train on, in order of index."""
+    rejected_reason: str = ""
+
+
+NOTHING: Final = Decision()
+"""The answer to nearly every event."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One candidate as the group knows it."""
+
+    index: int
+    draw: int
+    replaceable: bool
+    status: Status = Status.RUNNING
+    tokens: int = 0
+    """Lower bound while it runs, its length once finished."""
+    capped: bool = False
+    arrival: int = 0
+    reward: float | None = None
+
+    @property
+    def key(self) -> Key | None:
+        """Its place in the total order; None while it runs."""
+        return (self.capped, self.tokens, self.index) if self.status is Status.FINISHED else None
+
+
+class GroupState:
+    """One group. All methods raise `KeyError` for an index that the group does not have."""
+
+    __slots__ = (
+        "_arrivals",
+        "_candidates",
+        "_certificate",
+        "_may_replace",
+        "complete",
+        "group_id",
+        "group_size",
+        "keep_longest",
+        "kept",
+        "picks",
+        "rule",
+        "run_seed",
+        "settled",
+        "settled_length",
+        "wait_for_all_rewards",
+    )
+
+    def __init__(
+        self,
+        *,
+        group_id: int,
+        indices: Iterable[int],
+        rule: Rule,
+        group_size: int,
+        keep_longest: int,
+        run_seed: int,
+        wait_for_all_rewards: bool = False,
+        replace_failed: bool = True,
+    ) -> None:
+        """Raise `ValueError` for sizes that the rule cannot work with, or repeated indices.
+
+        wait_for_all_rewards: the baseline is over everything that finished, so completion waits for those rewards.
+        """
+        self.group_id = group_id
+        self.rule = rule
+        self.group_size = group_size
+        self.keep_longest = keep_longest
+        self.run_seed = run_seed
+        self.settled = False
+        self.settled_length = 0
+        """The length that settled the set: what every cancelled candidate is known to exceed or to equal."""
+        self.complete = False
+        self.kept: tuple[int, ...] = ()
+        self.picks = Picks()
+        self.wait_for_all_rewards = wait_for_all_rewards
+        self._may_replace = replace_failed
+        self._certificate = rule.certificate(rule.sizes(group_size, keep_longest)[0])
+        self._candidates: dict[int, Candidate] = {}
+        self._arrivals = 0
+        for index in indices:
+            if index in self._candidates:
+                raise ValueError(f"group {group_id} lists candidate {index} twice")
+            self._add(index, replaceable=replace_failed)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates, replacements included, in order of index."""
+        return tuple(sorted(self._candidates.values(), key=lambda c: c.index))
+
+    @property
+    def all_decided(self) -> bool:
+        """Whether no candidate runs any more: the group does not occupy a generator."""
+        return all(c.status is not Status.RUNNING for c in self._candidates.values())
+
+    def candidate(self, index: int) -> Candidate:
+        """One candidate."""
+        return self._candidates[index]
+
+    def on_progress(self, index: int, tokens: int) -> Decision:
+        """A candidate is known to have at least `tokens` tokens. Late and repeated reports do nothing."""
+        candidate = self._candidates[index]
+        if tokens <= candidate.tokens or candidate.status is Status.FINISHED:
+            return NOTHING
+        candidate.tokens = tokens
+        # Failed and cancelled ones only keep count; after the decision nothing depends on progress.
+        if self.settled or candidate.status is not Status.RUNNING:
+            return NOTHING
+        if self._certificate.progress(index, tokens):
+            return self._advance()
+        return NOTHING
+
+    def on_finished(self, index: int, length: int, capped: bool) -> Decision:
+        """A candidate ended with `length` tokens, at the cap or by itself. Its reward is still to come."""
+        candidate = self._candidates[index]
+        if candidate.status is not Status.RUNNING:
+            if candidate.status is Status.CANCELLED:
+                candidate.tokens = max(candidate.tokens, length)
+            return NOTHING
+        self._arrivals += 1
+        candidate.status = Status.FINISHED
+        candidate.tokens = length
+        candidate.capped = capped
+        candidate.arrival = self._arrivals
+        if not self.settled:
+            self._certificate.finish((capped, length, index))
+        return self._advance()
+
+    def on_reward(self, index: int, value: float) -> Decision:
+        """The score of a finished candidate is in. One that is not finite counts as a failure."""
+        candidate = self._candidates[index]
+        if candidate.status is not Status.FINISHED or candidate.reward is not None:
+            return NOTHING
+        if not math.isfinite(value):
+            return self.on_failed(index)
+        candidate.reward = value
+        return self._advance() if self.settled else NOTHING
+
+    def on_failed(self, index: int) -> Decision:
+        """A running candidate failed in the engine, or a finished one could not be scored."""
+        candidate = self._candidates[index]
+        if self.complete or candidate.reward is not None:
+            return NOTHING
+        if candidate.status not in (Status.RUNNING, Status.FINISHED):
+            return NOTHING
+        key = candidate.key
+        candidate.status = Status.FAILED
+        replace: tuple[tuple[int, int], ...] = ()
+        if not self.settled:
+            self._certificate.remove(index, key)
+            replace = self._replace(candidate)
+        return self._advance(replace=replace, verdicts=((index, "failed"),))
+
+    def _add(self, index: int, *, replaceable: bool) -> None:
+        draw = survivor_draw(self.run_seed, candidate_id(self.group_id, index))
+        self._candidates[index] = Candidate(index, draw, replaceable)
+        self._certificate.add(index)
+
+    def _replace(self, failed: Candidate) -> tuple[tuple[int, int], ...]:
+        """A new candidate for a failed one, unless the group is certain to be full without it."""
+        new_index = max(self._candidates) + 1
+        if not failed.replaceable or new_index >= MAX_CANDIDATES:
+            return ()
+        if self._certificate.settled and len(self._contenders()) >= self.group_size:
+            return ()
+        self._add(new_index, replaceable=False)
+        return ((failed.index, new_index),)
+
+    def _contenders(self) -> list[Contender]:
+        return [
+            Contender(c.index, c.key, c.arrival, c.draw)
+            for c in self._candidates.values()
+            if c.status is Status.RUNNING or c.status is Status.FINISHED
+        ]
+
+    def _advance(
+        self, replace: tuple[tuple[int, int], ...] = (), verdicts: tuple[tuple[int, Verdict], ...] = ()
+    ) -> Decision:
+        """Decide whatever has become certain."""
+        if self.complete or not (self.settled or self._certificate.settled):
+            return Decision(replace=replace, verdicts=verdicts) if verdicts else NOTHING
+        cancel: tuple[int, ...] = ()
+        self.picks = pick(self.rule, self.group_size, self.keep_longest, self._contenders(), self.picks)
+        if not self.settled:
+            self.settled = True
+            self.settled_length = self._certificate.limit_length
+            running = [c for c in self._candidates.values() if c.status is Status.RUNNING]
+            cancel = tuple(c.index for c in running if c.index not in self.picks)
+            for index in cancel:
+                self._candidates[index].status = Status.CANCELLED
+            verdicts += tuple((index, "cancelled_tail") for index in cancel)
+        if not self._rewards_are_in():
+            if not (cancel or verdicts):
+                return NOTHING
+            return Decision(cancel=cancel, replace=replace, verdicts=verdicts)
+        return self._seal(cancel, replace, verdicts)
+
+    def _rewards_are_in(self) -> bool:
+        if any(self._candidates[i].reward is None for i in self.picks.indices):
+            return False
+        return not self.wait_for_all_rewards or all(
+            c.reward is not None for c in self._candidates.values() if c.status is Status.FINISHED
+        )
+
+    def _seal(
+        self,
+        cancel: tuple[int, ...],
+        replace: tuple[tuple[int, int], ...],
+        verdicts: tuple[tuple[int, Verdict], ...],
+    ) -> Decision:
+        """Fix the verdict on everything that finished: the group is complete, or rejected."""
+        self.complete = True
+        chosen = self.picks.indices
+        enough = len(chosen) >= min(MIN_TRAINED, self.group_size)
+        self.kept = chosen if enough else ()
+        finished = sorted(c.index for c in self._candidates.values() if c.status is Status.FINISHED)
+        verdicts += tuple((i, "kept" if i in self.kept else "rejected") for i in finished)
+        reason = "" if enough else f"{len(chosen)} of {self.group_size} candidates left"
+        return Decision(
+            cancel=cancel,
+            replace=replace,
+            verdicts=verdicts,
+            complete=True,
+            kept=self.kept if enough else None,
+            rejected_reason=reason,
+        )

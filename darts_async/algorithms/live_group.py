@@ -1,0 +1,105 @@
+"""A group in the selector's hands: its plan, its state, and the responses it still needs to hold.
+
+Invariant: a response is held only while it may still be trained on; what is not kept is let go at the decision, the
+kept ones when the `TrainGroup` is made.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from darts_async.algorithms.group import Candidate, GroupState, Status
+from darts_async.messages import GroupOutcome, GroupPlan, ObservedLength, TrainGroup, Trajectory, candidate_id
+
+__all__ = ["LiveGroup"]
+
+
+class LiveGroup:
+    """One group from its plan to its outcome, and on until every candidate's final report is in."""
+
+    __slots__ = ("_held", "announced", "ended", "peer", "plan", "reasons", "released", "replica", "state")
+
+    def __init__(self, plan: GroupPlan, peer: str, state: GroupState) -> None:
+        self.plan = plan
+        self.peer = peer
+        """Name of the allocator's dealer."""
+        self.state = state
+        self.replica: int | None = None
+        """The generator that has the group, once one of its candidates was heard of."""
+        self.announced = False
+        """The allocator knows that nothing of it runs any more."""
+        self.released = False
+        """It was given to the learner."""
+        self.ended = False
+        """Its outcome is out."""
+        self.reasons: dict[int, str] = {}
+        """Index of a failed candidate to why."""
+        self._held: dict[int, Trajectory] = {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether the group counts in the books (evaluations do not)."""
+        return self.plan.purpose == "train"
+
+    @property
+    def finished(self) -> list[Candidate]:
+        """Candidates that finished and are scored, in order of index."""
+        return [c for c in self.state.candidates if c.status is Status.FINISHED and c.reward is not None]
+
+    @property
+    def kept_ids(self) -> tuple[int, ...]:
+        """Ids of the kept candidates; empty before the decision."""
+        return tuple(candidate_id(self.plan.group_id, index) for index in self.state.kept)
+
+    def hold(self, index: int, trajectory: Trajectory) -> None:
+        """Keep a response until the decision."""
+        self._held[index] = trajectory
+
+    def let_go(self) -> None:
+        """Drop every response that was not kept."""
+        self._held = {index: self._held[index] for index in self.state.kept}
+
+    def train_group(self, step: int) -> TrainGroup:
+        """Build the message for the learner and drop the responses."""
+        kept = [self.state.candidate(index) for index in self.state.kept]
+        responses = [self._held[candidate.index] for candidate in kept]
+        self._held = {}
+        self.released = True
+        baseline = self.finished if self.state.wait_for_all_rewards else kept
+        return TrainGroup(
+            group_id=self.plan.group_id,
+            prompt_id=self.plan.prompt_id,
+            step=step,
+            prompt_tokens=self.plan.prompt_tokens,
+            candidate_ids=self.kept_ids,
+            lengths=np.array([r.response_tokens.size for r in responses], dtype=np.int32),
+            response_tokens=np.concatenate([r.response_tokens for r in responses]),
+            behaviour_logprobs=np.concatenate([r.behaviour_logprobs for r in responses]),
+            version_spans=tuple(r.version_spans for r in responses),
+            rewards=np.array([c.reward for c in kept], dtype=np.float32),
+            baseline_rewards=np.array([c.reward for c in baseline], dtype=np.float32),
+            capped=tuple(c.capped for c in kept),
+        )
+
+    def outcome(
+        self, outcome: Literal["trained", "rejected", "stale", "evaluated", "cancelled"], reason: str = ""
+    ) -> GroupOutcome:
+        """What the allocator learns: lengths (a cancelled one is longer than what settled the set) and rewards."""
+        self._held = {}
+        lengths = []
+        for candidate in self.state.candidates:
+            if candidate.status is Status.FINISHED:
+                lengths.append(ObservedLength(candidate.tokens, censored=False))
+            elif candidate.status is Status.CANCELLED:
+                lengths.append(ObservedLength(self.state.settled_length, censored=True))
+        return GroupOutcome(
+            group_id=self.plan.group_id,
+            prompt_id=self.plan.prompt_id,
+            purpose=self.plan.purpose,
+            outcome=outcome,
+            reason=reason[:256],
+            lengths=tuple(lengths),
+            rewards=tuple(c.reward for c in self.finished if c.reward is not None),
+        )
