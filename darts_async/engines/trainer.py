@@ -1,0 +1,171 @@
+"""The policy under training: forward and backward over groups as they arrive, one exact update a step.
+
+Blocking, and everything in here must run on one thread (torch keeps its thread count per thread); the learner gives
+it a thread of its own so that its event loop never waits. No asyncio, no links.
+
+Invariant: the gradient of a step is that of one full batch, whatever the order of arrival and the micro-batch size:
+token losses are summed, never averaged, until `apply_step` divides once by the step's loss tokens. The model runs in
+evaluation mode (no dropout), so its log-probs are the ones the engine would compute.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+
+from darts_async.algorithms.advantages import ADVANTAGES
+from darts_async.algorithms.packing import pack
+from darts_async.config.paths import model_folder
+from darts_async.engines.losses import loss_sum, token_logprobs
+from darts_async.engines.micro_batch import MicroBatch, collate, rows_of
+from darts_async.engines.optimiser import StepOptimiser
+from darts_async.engines.token_sums import TokenSums
+from darts_async.engines.weights import export_tensors, write_checkpoint, write_weights
+from darts_async.errors import RunFailed
+
+if TYPE_CHECKING:
+    from darts_async.config import Config
+    from darts_async.messages import TrainGroup
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One finished step."""
+
+    version: int
+    """The policy version that the step made."""
+    skipped: bool
+    """A loss or gradient was not finite: the weights are those of the version before."""
+    grad_norm: float
+    """Norm of the mean gradient before clipping; NaN or infinite when skipped for it."""
+    lr: float
+    sums: TokenSums
+
+
+class PolicyTrainer:
+    """A causal language model, its optimiser and the unfinished step."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the model folder. Raises what transformers raises for a folder it cannot load."""
+        settings = config.learner
+        torch.set_num_threads(settings.threads)
+        transformers.utils.logging.disable_progress_bar()
+        self._source = model_folder(config)
+        self._config = config
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            self._source, dtype=getattr(torch, config.model.dtype), local_files_only=True
+        )
+        self._model: Any = self._accelerator.prepare_model(model.eval())
+        self._optimiser = StepOptimiser(self._model.parameters(), settings)
+        self._sums = TokenSums()
+        self._abandoned = threading.Event()
+        self._bad_steps = 0
+        self.version = 0
+        """The policy version whose weights these are."""
+
+    def logprobs(self, batch: MicroBatch) -> torch.Tensor:
+        """Log-probs of a micro-batch's loss tokens at the sampling temperature. float32 [T], with gradient."""
+        logits = self._model(input_ids=batch.input_ids, logits_to_keep=batch.logits_to_keep, use_cache=False).logits
+        chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, batch.positions)
+        return token_logprobs(chosen, batch.targets, self._config.sampling.temperature)
+
+    def accumulate(self, groups: Sequence[TrainGroup]) -> TokenSums:
+        """Add the gradient of the groups' summed token losses to the step; return these groups' sums.
+
+        Blocks for one forward and backward pass per micro-batch; `abandon` ends it after the running one.
+        """
+        settings = self._config.learner
+        advantage = ADVANTAGES[settings.advantage]
+        rows = [
+            row
+            for group in groups
+            for row in rows_of(
+                group,
+                advantage(group.rewards, group.baseline_rewards),
+                mask_truncated=settings.mask_truncated,
+            )
+        ]
+        sums = TokenSums()
+        for indices in pack([row.num_tokens for row in rows], settings.micro_batch_tokens).batches:
+            if self._abandoned.is_set():
+                break
+            sums += self._accumulate(collate([rows[index] for index in indices], self._accelerator.device))
+        self._sums += sums
+        return sums
+
+    def _accumulate(self, batch: MicroBatch) -> TokenSums:
+        loss, sums = loss_sum(
+            self.logprobs(batch),
+            batch.behaviour_logprobs,
+            batch.advantages,
+            batch.versions == self.version,
+            self._config.learner,
+        )
+        self._accelerator.backward(loss)
+        self._optimiser.collect()
+        sums.micro_batches = 1
+        sums.padded_tokens = batch.input_ids.numel()
+        return sums
+
+    def apply_step(self) -> StepStats:
+        """Make the next version from the accumulated gradients. Raises `RunFailed` after too many bad steps in a row.
+
+        A step whose loss or gradient norm is not finite leaves the weights as they are; it still makes a version, so
+        that flow control, which counts versions, goes on. So does a step without loss tokens (all masked).
+        """
+        sums, self._sums = self._sums, TokenSums()
+        update = self._optimiser.apply(
+            num_tokens=sums.tokens, loss=sums.loss, step=self.version, clip=self._accelerator.clip_grad_norm_
+        )
+        self._bad_steps = 0 if update.finite else self._bad_steps + 1
+        if not update.finite:
+            _log.warning(
+                "step %d skipped: loss %g, gradient norm %g (%d in a row)",
+                self.version,
+                sums.loss,
+                update.grad_norm,
+                self._bad_steps,
+            )
+        if self._bad_steps >= self._config.learner.max_bad_steps:
+            raise RunFailed(
+                f"learner: loss or gradient not finite in {self._bad_steps} steps in a row "
+                f"(learner.max_bad_steps = {self._config.learner.max_bad_steps}; last loss {sums.loss:g}, gradient "
+                f"norm {update.grad_norm:g}). Lower learner.lr, or look for rewards that are not numbers."
+            )
+        self.version += 1
+        return StepStats(
+            version=self.version, skipped=not update.finite, grad_norm=update.grad_norm, lr=update.lr, sums=sums
+        )
+
+    def abandon(self) -> None:
+        """Give the unfinished step up (from any thread): a running `accumulate` returns after its micro-batch."""
+        self._abandoned.set()
+
+    def publish(self, path: Path) -> None:
+        """Write the current weights as one safetensors file, complete or not at all."""
+        write_weights(path, export_tensors(self._accelerator.unwrap_model(self._model)))
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write the current weights as a Hugging Face folder, complete or not at all."""
+        write_checkpoint(folder, self._accelerator.unwrap_model(self._model), self._source)
+
+    @property
+    def gradients(self) -> list[torch.Tensor]:
+        """The unfinished step's gradient sums, float32, one per parameter."""
+        return self._optimiser.gradients
+
+
+def load_trainer(config: Config) -> PolicyTrainer:
+    """Load the policy of a config. Takes seconds; call it on the thread that will do all torch work."""
+    return PolicyTrainer(config)

@@ -1,0 +1,81 @@
+"""The policy as files: tensors under the names of its own Hugging Face folder, published versions, checkpoints.
+
+Invariant: a file or folder that has its final name is complete. Everything is written beside it first and renamed.
+No fsync: versions live in shared memory and are worthless after a crash; a checkpoint that a power cut tears apart is
+not a case this serves.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+"""Copied from the model folder as they are, so that a checkpoint tokenises and stops exactly like its source."""
+
+
+def export_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the weights under the names of the model's own folder, which are what vLLM's `load_weights` expects.
+
+    A tied embedding appears once, under the name that the folder has (never also as `lm_head.weight`), and renames or
+    fusions that transformers applied while loading are undone. The tensors share memory with the model.
+    """
+    from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415 - the caller has it loaded
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict  # noqa: PLC0415
+
+    state: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    for ignored in model._keys_to_ignore_on_save or ():  # noqa: SLF001 - what save_pretrained does
+        state.pop(ignored, None)
+    reverted: dict[str, torch.Tensor] = revert_weight_conversion(
+        model, remove_tied_weights_from_state_dict(state, model)
+    )
+    return reverted
+
+
+def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write one safetensors file, complete or not at all. Raises `OSError` when the file system is full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_checkpoint(folder: Path, model: PreTrainedModel, source: Path) -> None:
+    """Write a Hugging Face folder: weights and configs of `model`, tokenizer and chat template of `source`.
+
+    A folder of that name is replaced. What a half-written one leaves behind is called `.<name>.partial`.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save: Any = model.save_pretrained
+    save(partial)
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, partial / name)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
