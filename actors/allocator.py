@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Literal
 
 import numpy as np
 
@@ -127,7 +128,7 @@ class _Allocator:
         if outcome.purpose == "train":
             self._dispatcher.group_ended(outcome.group_id, trained=outcome.outcome == "trained")
             return
-        label = "before" if self._dispatcher.phase == "before" else "after"
+        label: Literal["before", "after"] = "before" if self._dispatcher.phase == "before" else "after"
         lengths = tuple(length.tokens for length in outcome.lengths if not length.censored)
         score = self._dispatcher.evaluated(outcome.group_id, outcome.rewards, lengths)
         if score is not None:

@@ -134,6 +134,11 @@ class _Supervisor:
         if not role.finished:
             self._fail(f"{role.name} {role.exit_text}; its log: {role.log}")
 
+    async def _all_exited(self) -> bool:
+        for role in self._roles.values():
+            await role.process.wait()
+        return True
+
     async def _expect_ready(self) -> None:
         deadline_s = self._config.launch.ready_timeout_s
         await asyncio.sleep(deadline_s)
@@ -219,13 +224,12 @@ class _Supervisor:
             return ""  # nothing was dispatched, nothing is to be drained
         await self._broadcast(Stop(reason=reason))  # type: ignore[arg-type] # one of the three literals
         limit = _FAULT_DRAIN_S if status == "failed" else self._config.launch.drain_timeout_s
-        exits = asyncio.gather(*(role.process.wait() for role in self._roles.values()))
+        exits = asyncio.create_task(self._all_exited())
         forced = asyncio.create_task(self._force.wait())
-        await asyncio.wait([exits, forced], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        exits.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await exits
+        await asyncio.wait({exits, forced}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for waiter in (exits, forced):
+            waiter.cancel()
+        await asyncio.gather(exits, forced, return_exceptions=True)
         # A role's last report may still be on its way through the socket when its exit is seen.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._all_finished.wait(), timeout=0.5)

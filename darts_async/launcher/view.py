@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -154,7 +154,7 @@ class LiveView:
         self.refresh()
 
     def _draw(self) -> Panel:
-        parts = [self._progress(), Text(), self._role_table(), Text(), self._queue_table()]
+        parts: list[RenderableType] = [self._progress(), Text(), self._role_table(), Text(), self._queue_table()]
         if self._history:
             parts += [Text(), self._trend_table()]
         for result in self._evals.values():
