@@ -62,7 +62,6 @@ async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
             await pool.start(tasks)
             await links.supervisor.ready()
             missing = await actor.work(tasks)
-            await pool.close()
         await actor.close_books()
     except BaseException:
         # The books stay open, but what is known by now is worth having.
@@ -129,6 +128,9 @@ class _SelectorActor:
         self._selector.freeze()
         for task in served:
             task.cancel()
+        for outbox in (self._scores, self._cancels, self._replies, self._groups):
+            outbox.release()
+        tasks.create_task(self._pool.close())
         deadline_s = _DRAIN_SHARE * self._config.launch.drain_timeout_s
         if supervisor.stop_reason == "fault":
             deadline_s = min(deadline_s, _FAULT_DRAIN_S)

@@ -19,7 +19,7 @@ class Outbox(Generic[T]):
 
     def __init__(self, limit: int) -> None:
         """`limit`: items that may wait before `room` holds producers up."""
-        self._limit = limit
+        self._limit: float = limit
         self._items: asyncio.Queue[T] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()
@@ -46,3 +46,8 @@ class Outbox(Generic[T]):
     async def room(self) -> None:
         """Wait until fewer items wait than the limit."""
         await self._room.wait()
+
+    def release(self) -> None:
+        """Hold nobody up any more: nothing will be taken, and nothing that matters is put."""
+        self._limit = float("inf")
+        self._room.set()
