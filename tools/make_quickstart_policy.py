@@ -29,8 +29,6 @@ from transformers.utils import logging as transformers_logging
 
 from darts_async.tasks import QUICKSTART_POLICY
 
-CAP_TOKENS = 512
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the tool."""
@@ -60,6 +58,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=128, help="held-out prompts to measure on")
+    parser.add_argument("--cap", type=int, default=512, help="longest response to measure, in tokens")
     parser.add_argument("--samples", type=int, default=16, help="responses to each of them")
     parser.add_argument("--measure-only", type=Path, metavar="FOLDER", help="measure this model folder, train nothing")
     return parser.parse_args(arguments)
@@ -95,7 +94,7 @@ def _make(console: Console, folder: Path, tokens: int, seed: int) -> int:
 
 def _measure(console: Console, folder: Path, options: argparse.Namespace) -> Measurement:
     with console.status("sampling the held-out prompts"):
-        return measure(folder, prompts=options.prompts, samples=options.samples, max_tokens=CAP_TOKENS)
+        return measure(folder, prompts=options.prompts, samples=options.samples, max_tokens=options.cap)
 
 
 def _print(console: Console, measured: Measurement) -> None:

@@ -71,7 +71,7 @@ class ChatTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for two folders if and only if they render, decode and end alike. 16 hex digits."""
+        """16 hex digits over everything that decides how this tokenizer renders, decodes and ends."""
         files = self._files
         parts = [files.tokenizer_json, files.template, files.special_tokens, sorted(self.eos_token_ids)]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -61,8 +61,9 @@ def test_the_tool_makes_a_folder_from_nothing(tmp_path, monkeypatch, capsys):
 
     threads = torch.get_num_threads()
     try:
-        main(["--tokens", "20000", "--prompts", "7", "--samples", "4", "--threads", "1", "--out", str(tmp_path)])
-        main(["--measure-only", str(tmp_path), "--prompts", "7", "--samples", "2"])
+        brief = ["--samples", "4", "--cap", "64", "--threads", "1"]
+        main(["--tokens", "10000", "--prompts", "7", "--out", str(tmp_path), *brief])
+        main(["--measure-only", str(tmp_path), "--prompts", "2", *brief])
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
