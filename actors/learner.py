@@ -1,0 +1,261 @@
+"""The learner: trains the groups it is handed, publishes every version of the policy, keeps checkpoints.
+
+Torch lives on one thread of its own; the event loop only moves messages. Invariants: a group whose staleness exceeds
+the bound is never trained on (it is swept at the door, and its step waits for another one); once an update is applied,
+its version is published and its `StepDone` sent, also when the run is being stopped; a version is never skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from darts_async.algorithms.staleness import eta_of, staleness
+from darts_async.algorithms.training_record import TrainingRecord
+from darts_async.config import Config
+from darts_async.config.paths import RunPaths
+from darts_async.engines.weight_store import WeightStore
+from darts_async.errors import ProtocolError, RunFailed
+from darts_async.messages import GroupSwept, StepDone, StepMetrics, StreamEnd, TrainGroup
+from darts_async.runtime.links import LearnerLinks
+from darts_async.runtime.policy_server import PolicyServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from darts_async.engines.trainer import PolicyTrainer, StepStats
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+async def run(links: LearnerLinks, config: Config, trainer: PolicyTrainer | None = None) -> None:
+    """Train `run.steps` steps, then serve the last version until stopped. Loads the policy unless handed a trainer."""
+    learner = _Learner(links, config)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(learner.policy.serve())
+            await learner.work(trainer)
+            serving.cancel()
+    finally:
+        learner.torch.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(config: Config, store: WeightStore) -> PolicyTrainer:
+    from darts_async.engines.trainer import load_trainer  # noqa: PLC0415 - seconds of imports, off the event loop
+
+    store.clear()
+    return load_trainer(config)
+
+
+class _Learner:
+    def __init__(self, links: LearnerLinks, config: Config) -> None:
+        self._links = links
+        self._config = config
+        self._supervisor = links.supervisor
+        paths = RunPaths.of(config)
+        self._checkpoints = paths.checkpoints
+        self._store = WeightStore(paths.weights, config.generator.replicas)
+        self._eta = eta_of(config)
+        self._record = TrainingRecord()
+        self._periodic: list[Path] = []
+        self._saved = 0
+        self.policy = PolicyServer(links.policy, self._store)
+        self.torch = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._trainer: PolicyTrainer | None = None
+
+    # --- the life of the role -------------------------------------------------------------------------------------
+
+    async def work(self, trainer: PolicyTrainer | None) -> None:
+        supervisor = self._supervisor
+        supervisor.state = "loading the policy"
+        self._trainer = trainer
+        if trainer is None:
+            await self._unless_stopping(self._load())
+        if not supervisor.stopping.is_set():
+            await supervisor.ready()
+        await self._train()
+        supervisor.state = "draining"
+        await self._links.steps.send(StreamEnd(role="learner", rank=self._links.rank))
+        await self._checkpoint_last()
+        summary = {**self._record.summary(), "policy_version": float(self.policy.version)}
+        await supervisor.finish(summary)
+
+    async def _load(self) -> None:
+        self._trainer = await self._on_torch(_load, self._config, self._store)
+
+    async def _train(self) -> None:
+        steps, stopping = self._config.run.steps, self._supervisor.stopping
+        self._record.begin(time.monotonic())
+        self._show()
+        while self.policy.version < steps and not stopping.is_set():
+            await self._unless_stopping(self._gather())
+            if not stopping.is_set():
+                await self._commit()
+        if self._trainer is not None and stopping.is_set():
+            self._trainer.abandon()
+        elif not stopping.is_set():
+            await self._checkpoint_last()
+            self._supervisor.state = "done, serving the last weights"
+            await stopping.wait()
+
+    async def _unless_stopping(self, work: Coroutine[None, None, None]) -> None:
+        """Run until it is done or the run is stopped, which cancels it."""
+        async with asyncio.TaskGroup() as tasks:
+            job = tasks.create_task(work)
+            stop = tasks.create_task(self._supervisor.stopping.wait())
+            await asyncio.wait((job, stop), return_when=asyncio.FIRST_COMPLETED)
+            job.cancel()
+            stop.cancel()
+
+    async def _on_torch(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> None:
+        """Take groups until the step is full, with their gradients. Cancelled when the run stops."""
+        assert self._trainer is not None
+        size = self._config.group.groups_per_step
+        whole_batch = self._config.pipeline.mode == "sync"
+        waiting: list[TrainGroup] = []
+        while len(self._record.group_ids) < size:
+            self._supervisor.state = f"waiting for groups ({len(self._record.group_ids)}/{size})"
+            began = time.monotonic()
+            waiting += await self._receive(size - len(self._record.group_ids))
+            arrived = time.monotonic()
+            self._record.waited(arrived - began)
+            if whole_batch and len(self._record.group_ids) < size:
+                continue
+            self._supervisor.state = f"training step {self.policy.version + 1}"
+            await self._on_torch(self._trainer.accumulate, waiting)
+            self._record.computed(time.monotonic() - arrived)
+            waiting = []
+
+    async def _receive(self, limit: int) -> list[TrainGroup]:
+        """Wait for a group, and take with it what else is here already, up to `limit`: fewer, fuller micro-batches."""
+        accepted: list[TrainGroup] = []
+        while len(accepted) < limit and (not accepted or self._links.groups.stats.depth):
+            message = await self._links.groups.recv()
+            self._show()
+            if isinstance(message, StreamEnd):
+                await self._stream_ended()
+            elif await self._admit(message):
+                accepted.append(message)
+        return accepted
+
+    async def _admit(self, group: TrainGroup) -> bool:
+        """The door: refuse what is too stale. Raises `ProtocolError` for a group out of order or from the future.
+
+        The i-th group that arrives was planned for step (i - s) // groups_per_step, where s is how many sweeps the
+        selector knew of then: between none and all so far. So the plan lies between the open step and the step
+        without any sweep.
+        """
+        version, record = self.policy.version, self._record
+        size = self._config.group.groups_per_step
+        latest_plan = (record.num_groups + record.num_swept) // size
+        if not version <= group.step <= latest_plan:
+            raise ProtocolError(
+                f"the selector sent group {group.group_id} of step {group.step} where step {version} to {latest_plan} "
+                "was due"
+            )
+        newest = max(spans[-1].version for spans in group.version_spans)
+        if newest > version:
+            raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
+        stale = staleness(version, group.oldest_version)
+        if stale > self._eta:
+            record.num_swept += 1
+            _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, self._eta)
+            await self._links.steps.send(GroupSwept(group_id=group.group_id, staleness=stale))
+            return False
+        record.accept(group, version)
+        return True
+
+    async def _stream_ended(self) -> None:
+        """The selector is draining: the stop that made it do so must be on its way here too. Never returns."""
+        deadline_s = self._config.launch.drain_timeout_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.get_running_loop().create_future()  # cancelled by the stop
+        except TimeoutError:
+            raise ProtocolError(
+                f"the selector ended its stream in step {self.policy.version} of {self._config.run.steps}, and no "
+                f"stop came from the supervisor within launch.drain_timeout_s = {deadline_s:g}"
+            ) from None
+
+    async def _commit(self) -> None:
+        """Apply the update and tell everyone. Never cancelled by a stop: what is applied is told."""
+        assert self._trainer is not None
+        try:
+            stats = await self._on_torch(self._trainer.apply_step)
+        except RunFailed:
+            await self._checkpoint_last()  # the weights are the last good ones
+            raise
+        self._supervisor.state = f"publishing version {stats.version}"
+        began = time.monotonic()
+        await self._on_torch(self._trainer.publish, self._store.path_of(stats.version))
+        publish_ms = 1e3 * (time.monotonic() - began)
+        await self.policy.publish(stats.version)
+        await self._links.steps.send(StepDone(version=stats.version, group_ids=self._record.group_ids))
+        await self._report(stats, publish_ms)
+        every = self._config.checkpoint.every_steps
+        if every and stats.version % every == 0:
+            await self._checkpoint_periodic()
+
+    async def _report(self, stats: StepStats, publish_ms: float) -> None:
+        trainer = {
+            **stats.sums.metrics(),
+            "learner/grad_norm": stats.grad_norm,
+            "learner/lr": stats.lr,
+        }
+        values = self._record.finish_step(
+            now_s=time.monotonic(),
+            version=stats.version,
+            skipped=stats.skipped,
+            publish_ms=publish_ms,
+            trainer=trainer,
+        )
+        self._show()
+        await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
+
+    def _show(self) -> None:
+        self._supervisor.gauges |= {
+            "learner/idle_ratio": self._record.idle_ratio,
+            "learner/skipped_steps": float(self._record.num_skipped),
+            "policy_version": float(self.policy.version),
+            "queue/ready_groups/depth": float(self._links.groups.stats.depth),
+        }
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    async def _checkpoint_last(self) -> None:
+        version = self.policy.version
+        if version > self._saved:
+            self._supervisor.state = "writing the checkpoint"
+            await self._checkpoint(version)
+
+    async def _checkpoint_periodic(self) -> None:
+        self._supervisor.state = "writing a checkpoint"
+        self._periodic.append(await self._checkpoint(self.policy.version))
+        while len(self._periodic) > self._config.checkpoint.keep:
+            await asyncio.to_thread(shutil.rmtree, self._periodic.pop(0), ignore_errors=True)
+
+    async def _checkpoint(self, version: int) -> Path:
+        assert self._trainer is not None
+        folder = self._checkpoints / f"step_{version}"
+        await self._on_torch(self._trainer.save_checkpoint, folder)
+        self._saved = version
+        _log.info("checkpoint %s", folder)
+        return folder
+
+
+if __name__ == "__main__":
+    from darts_async.runtime.process import main
+
+    main("learner", run)
