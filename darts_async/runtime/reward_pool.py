@@ -112,13 +112,9 @@ class RewardPool:
         """
         workers = [_Worker(self._command, self._setup, self.stats) for _ in range(self._num_workers)]
         try:
-            async with asyncio.TaskGroup() as starting:
-                for worker in workers:
-                    starting.create_task(worker.start())
-        except BaseExceptionGroup as failures:
-            for worker in workers:
-                await worker.kill()
-            raise failures.exceptions[0] from None
+            for result in await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True):
+                if result is not None:
+                    raise result
         except BaseException:
             for worker in workers:
                 await worker.kill()
@@ -269,12 +265,16 @@ class _Worker:
             self.exit_text = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
     async def _spawn(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=MAX_FRAME_BYTES,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_FRAME_BYTES
+            )
         )
+        try:
+            self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._process = await starting  # a process that nobody holds could not be killed
+            raise
         self._stats.started += 1
         self.unusable = False
         try:
@@ -283,7 +283,7 @@ class _Worker:
         except TimeoutError:
             raise _WorkerLost(f"it did not load its task within {START_TIMEOUT_S:g} s") from None
         if loaded.error:
-            raise _WorkerLost(loaded.error)
+            raise RunFailed(f"the reward worker cannot load task {self._setup.task!r}: {loaded.error}")
         self._loaded_rss_bytes = loaded.rss_bytes
 
     async def _exchange(self, message: msgspec.Struct, reply: type[_Reply]) -> _Reply:
