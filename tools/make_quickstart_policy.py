@@ -5,7 +5,7 @@ Usage (two to three minutes on two cores)::
     python tools/make_quickstart_policy.py
     python tools/make_quickstart_policy.py --measure-only FOLDER
 
-Seeded: the same seed and versions give the same weights.
+Seeded: on one machine the same seed, threads and library versions give the same weights, bit for bit.
 """
 
 from __future__ import annotations
