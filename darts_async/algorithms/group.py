@@ -181,7 +181,7 @@ class GroupState:
         candidate.arrival = self._arrivals
         if not self.settled:
             self._certificate.finish((capped, length, index))
-        return self._advance()
+        return self._advance(repair=capped)
 
     def on_reward(self, index: int, value: float) -> Decision:
         """The score of a finished candidate is in. One that is not finite counts as a failure."""
@@ -191,7 +191,7 @@ class GroupState:
         if not math.isfinite(value):
             return self.on_failed(index)
         candidate.reward = value
-        return self._advance() if self.settled else NOTHING
+        return self._advance(repair=False) if self.settled else NOTHING
 
     def on_failed(self, index: int) -> Decision:
         """A running candidate failed in the engine, or a finished one could not be scored."""
@@ -231,13 +231,18 @@ class GroupState:
         ]
 
     def _advance(
-        self, replace: tuple[tuple[int, int], ...] = (), verdicts: tuple[tuple[int, Verdict], ...] = ()
+        self,
+        replace: tuple[tuple[int, int], ...] = (),
+        verdicts: tuple[tuple[int, Verdict], ...] = (),
+        *,
+        repair: bool = True,
     ) -> Decision:
-        """Decide whatever has become certain."""
+        """Decide whatever has become certain. repair: a pick may have been lost since the last time."""
         if self.complete or not (self.settled or self._certificate.settled):
             return Decision(replace=replace, verdicts=verdicts) if verdicts else NOTHING
         cancel: tuple[int, ...] = ()
-        self.picks = pick(self.rule, self.group_size, self.keep_longest, self._contenders(), self.picks)
+        if repair or not self.settled:
+            self.picks = pick(self.rule, self.group_size, self.keep_longest, self._contenders(), self.picks)
         if not self.settled:
             self.settled = True
             self.settled_length = self._certificate.limit_length

@@ -112,13 +112,14 @@ class RewardPool:
         """
         workers = [_Worker(self._command, self._setup, self.stats) for _ in range(self._num_workers)]
         try:
-            for result in await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True):
-                if result is not None:
-                    raise result
-        except BaseException:
-            for worker in workers:
-                await worker.kill()
+            results = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(worker.kill() for worker in workers))
             raise
+        failures = [result for result in results if result is not None]
+        if failures:
+            await asyncio.gather(*(worker.kill() for worker in workers))
+            raise failures[0]
         self._tasks = [tasks.create_task(self._drive(worker)) for worker in workers]
 
     async def score(self, prompt_id: str, tokens: np.ndarray) -> float:
@@ -248,7 +249,7 @@ class _Worker:
 
     async def kill(self) -> None:
         """Kill the process, if there is one, and reap it."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
         if process.returncode is None:
@@ -260,6 +261,7 @@ class _Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await process.wait()
+        self._process = None  # not before: when this wait is cancelled, somebody still has to reap it
         status = process.returncode
         if status is not None:
             self.exit_text = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
