@@ -41,7 +41,7 @@ from darts_async.messages import (
     Warn,
 )
 from darts_async.metrics import JsonlWriter
-from darts_async.runtime.sockets import open_control_hub
+from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
 
 _FAULT_DRAIN_S = 3.0
@@ -88,7 +88,7 @@ class _Supervisor:
     async def run(self) -> dict[str, Any]:
         folder = tempfile.mkdtemp(prefix="darts-")
         control_endpoints = endpoints(parse_bind(self._config.launch.bind), folder)
-        self._control = open_control_hub(control_endpoints["control"])
+        self._control = ControlHub(control_endpoints["control"])
         tasks: list[asyncio.Task[None]] = []
         try:
             topology = Topology(config=str(self._paths.resolved_config), endpoints=control_endpoints)
@@ -150,7 +150,7 @@ class _Supervisor:
 
     async def _listen(self) -> None:
         while True:
-            peer, message = await self._control.recv()
+            peer, message = await self._control.link.recv()
             role = self._roles.get(peer)
             if role is not None:
                 await self._take(role, message)
@@ -215,7 +215,7 @@ class _Supervisor:
     async def _broadcast(self, message: Begin | Stop) -> None:
         for role in self._roles.values():
             with contextlib.suppress(LinkBroken):  # it never connected, or is gone: `_watch` says so
-                await self._control.send(role.name, message)
+                await self._control.link.send(role.name, message)
 
     async def _wind_down(self, status: Status) -> str:
         """Ask everyone to drain, wait, kill the rest. Return what went wrong meanwhile, or an empty string."""

@@ -65,7 +65,7 @@ def main(role: Role, run: Callable[[Any, Config], Awaitable[None]]) -> None:
 async def _shell(role: Role, rank: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]) -> int:
     config = load_config(topology.config)
     sockets = Sockets(role, rank, topology.endpoints, config)
-    supervisor = SupervisorClient(sockets.dealer("control"), role, rank, os.getpid(), topology.heartbeat_s)
+    supervisor = SupervisorClient(sockets.control(), role, rank, os.getpid(), topology.heartbeat_s)
     watching = asyncio.create_task(supervisor.run())
     try:
         links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())
