@@ -208,8 +208,11 @@ class _Worker:
 
     @property
     def dead(self) -> bool:
-        """Whether the process has ended."""
-        return self._process is None or self._process.returncode is not None
+        """Whether the process has ended, or is about to: its output has."""
+        process = self._process
+        if process is None or process.stdout is None:
+            return True
+        return process.returncode is not None or process.stdout.at_eof()
 
     async def start(self) -> None:
         """Start the process and have it load its task. Raises `RunFailed` after a few failures in a row."""
@@ -242,9 +245,7 @@ class _Worker:
         process = self._process
         if process is not None and process.stdin is not None and not self.unusable:
             process.stdin.close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await process.wait()
+            await self._wait_for_exit(process)
         await self.kill()
 
     async def kill(self) -> None:
@@ -252,19 +253,25 @@ class _Worker:
         process = self._process
         if process is None:
             return
+        if self.dead:
+            await self._wait_for_exit(process)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         if process.stdin is not None:
             process.stdin.close()
         # A kill takes no time to arrive, but a grandchild may hold the pipes that asyncio waits for.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await process.wait()
+        await self._wait_for_exit(process)
         self._process = None  # not before: when this wait is cancelled, somebody still has to reap it
         status = process.returncode
         if status is not None:
             self.exit_text = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+    @staticmethod
+    async def _wait_for_exit(process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await process.wait()
 
     async def _spawn(self) -> None:
         starting = asyncio.ensure_future(
@@ -300,6 +307,8 @@ class _Worker:
                 raise _WorkerLost(f"it sent a frame of {size} bytes")
             return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=reply)
         except (asyncio.IncompleteReadError, ConnectionError, RuntimeError) as error:
+            # It is ending by itself. Let asyncio see its exit status: a kill would race for it.
+            await self._wait_for_exit(process)
             raise _WorkerLost(f"{type(error).__name__}") from error
         except msgspec.MsgspecError as error:
             raise _WorkerLost(f"it sent something else than {reply.__name__}") from error
