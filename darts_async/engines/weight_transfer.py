@@ -89,7 +89,7 @@ def _repack_shared(model: torch.nn.Module) -> None:
     A layer that shares another one's parameter is not loaded itself, so the reload does not process it. On the CPU its
     kernel reads a packed copy, which would stay that of the first version: log-probs off by 0.5 and more, silently.
     """
-    users: dict[int, list[torch.nn.Module]] = {}
+    users: dict[int, list[Any]] = {}
     for layer in model.modules():
         if isinstance(layer, VocabParallelEmbedding) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
             users.setdefault(id(layer.weight), []).append(layer)

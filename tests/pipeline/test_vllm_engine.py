@@ -26,9 +26,9 @@ from darts_async.messages import RolloutRequest, VersionSpan, check_spans
 
 pytest.importorskip("vllm")
 
-import torch  # noqa: E402 - only where vLLM is
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 pytestmark = [
     pytest.mark.vllm,

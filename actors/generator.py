@@ -1,0 +1,405 @@
+"""The generator: one engine and its candidates.
+
+Requests go into the engine as they come, within the credits; trajectories, ends and token counts come out; cancels
+reach the engine on a path of their own that nothing can hold up; new weights are swapped in while it samples.
+
+Invariants: every request ends in exactly one `Trajectory` or `RolloutEnded`, also those that were on their way when
+the run was stopped; `Progress` of a candidate never follows its end; no request reaches an engine older than its
+`min_policy_version`; memory is bounded by the credits (a candidate keeps its credit until its end has been sent).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict, deque
+from typing import Final
+
+import numpy as np
+
+from darts_async.config import Config
+from darts_async.engines import RolloutEngine, make_rollout_engine
+from darts_async.engines.response import ResponseBuffer
+from darts_async.errors import EngineDead, ProtocolError, RolloutError, TransportError
+from darts_async.messages import (
+    CancelRollouts,
+    Credits,
+    GeneratorHello,
+    PolicyApplied,
+    PolicyUpdate,
+    Progress,
+    RolloutEnded,
+    RolloutRequest,
+    StreamEnd,
+    Trajectory,
+)
+from darts_async.metrics import percentile
+from darts_async.runtime.links import GeneratorLinks
+
+_log = logging.getLogger(__name__)
+_GAUGE_S: Final = 1.0
+_EARLY_CANCELS: Final = 1 << 14
+"""Cancels of unknown candidates that are remembered; nearly all of them are of candidates that have just ended."""
+_SAMPLES: Final = 1 << 16
+_ERROR_CHARS: Final = 2000
+
+
+async def run(links: GeneratorLinks, config: Config, engine: RolloutEngine | None = None) -> None:
+    """Serve rollouts until the run is stopped. Raises `EngineDead` when the engine dies or an update of it fails."""
+    supervisor = links.supervisor
+    if engine is None:
+        engine = make_rollout_engine(config, links.rank)
+    supervisor.state = "starting the engine"
+    try:
+        started = await _start(engine, supervisor.stopping)
+        replica = _Replica(links, config, engine)
+        if started:
+            await links.cancels.send(GeneratorHello(replica=links.rank))
+            await links.policy.send(GeneratorHello(replica=links.rank))
+            await supervisor.ready()
+            await replica.serve()
+        await links.trajectories.send(StreamEnd(role="generator", rank=links.rank))
+    finally:
+        await engine.close()
+    await supervisor.finish(replica.summary())
+
+
+async def _start(engine: RolloutEngine, stopping: asyncio.Event) -> bool:
+    """Start the engine; False if the run was stopped meanwhile."""
+
+    async def give_up() -> None:
+        await stopping.wait()
+        starting.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(engine.start())
+        watching = group.create_task(give_up())
+        starting.add_done_callback(lambda _: watching.cancel())
+    return not starting.cancelled()
+
+
+class _Candidate:
+    """One request on its way through the engine."""
+
+    def __init__(self, request: RolloutRequest) -> None:
+        self.request = request
+        self.released = asyncio.Event()
+        """Need not wait any more: the weights are new enough, or it was cancelled."""
+        self.cancelled = False
+        self.cancel_latency_s: asyncio.Future[float] | None = None
+        """Set when the engine's abort has returned; None if no abort was sent for it."""
+
+
+class _BusyClock:
+    """How long at least one candidate has been running."""
+
+    def __init__(self) -> None:
+        self._since = self._born = time.monotonic()
+        self._busy_s = 0.0
+        self.num_running = 0
+
+    def change(self, by: int) -> None:
+        """Count candidates that begin (+1) or end (-1)."""
+        now = time.monotonic()
+        if self.num_running:
+            self._busy_s += now - self._since
+        self._since = now
+        self.num_running += by
+
+    def read(self) -> tuple[float, float]:
+        """Return seconds busy and seconds in all."""
+        self.change(0)
+        return self._busy_s, time.monotonic() - self._born
+
+
+class _Replica:
+    def __init__(self, links: GeneratorLinks, config: Config, engine: RolloutEngine) -> None:
+        self._links = links
+        self._engine = engine
+        self._live: dict[int, _Candidate] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._early_cancels: OrderedDict[int, None] = OrderedDict()
+        self._granted = config.generator.max_num_seqs
+        self._num_taken = 0
+        self._credit_news = asyncio.Event()
+        self._progress: dict[int, int] = {}
+        self._progress_news = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._wanted: PolicyUpdate | None = None
+        self._update_news = asyncio.Event()
+        self._clock = _BusyClock()
+        self._counts = {"trajectories": 0, "cancelled": 0, "failed": 0, "tokens": 0}
+        self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
+
+    async def serve(self) -> None:
+        """Work until the run is stopped, then end every candidate and report it."""
+        stopping = self._links.supervisor.stopping
+        self._clock = _BusyClock()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            intake = [
+                group.create_task(self._take_requests()),
+                group.create_task(self._take_cancels()),
+                group.create_task(self._take_updates()),
+            ]
+            updating = group.create_task(self._apply_updates(stopping))
+            outgoing = [
+                group.create_task(self._grant_credits()),
+                group.create_task(self._flush_progress()),
+                group.create_task(self._measure()),
+                group.create_task(self._watch_engine()),
+            ]
+            await stopping.wait()
+            self._links.supervisor.state = "draining"
+            for task in intake:
+                task.cancel()
+            self._update_news.set()
+            await asyncio.wait(intake)
+            await self._drain()
+            await asyncio.wait([updating])  # an update under way is completed: cut off, it would break the engine
+            for task in outgoing:
+                task.cancel()
+        self._set_gauges(0)
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    async def _take_requests(self) -> None:
+        while True:
+            self._accept(await self._links.rollouts.recv())
+
+    def _accept(self, request: RolloutRequest) -> None:
+        self._num_taken += 1
+        if self._num_taken > self._granted:
+            raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
+        if request.candidate_id in self._live:
+            raise ProtocolError(f"candidate {request.candidate_id} was requested while it runs")
+        candidate = self._live[request.candidate_id] = _Candidate(request)
+        if request.candidate_id in self._early_cancels:
+            del self._early_cancels[request.candidate_id]
+            candidate.cancelled = True
+        if candidate.cancelled or self._engine.version >= request.min_policy_version:
+            candidate.released.set()
+        task = self._group.create_task(self._see_through(candidate), name=f"candidate-{request.candidate_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _see_through(self, candidate: _Candidate) -> None:
+        """Sample one candidate and report its end; its credit goes back when the report is on its way."""
+        candidate_id = candidate.request.candidate_id
+        message = await self._outcome(candidate)
+        del self._live[candidate_id]
+        self._progress.pop(candidate_id, None)
+        if isinstance(message, Trajectory):
+            self._counts["trajectories"] += 1
+        else:
+            self._counts[message.reason] += 1
+        async with self._sending:
+            await self._links.trajectories.send(message)
+        self._granted += 1
+        self._credit_news.set()
+
+    async def _outcome(self, candidate: _Candidate) -> Trajectory | RolloutEnded:
+        await candidate.released.wait()
+        buffer = ResponseBuffer()
+        try:
+            # No await between this check and the engine's own registration, so a cancel sees either side of it.
+            if not candidate.cancelled:
+                await self._sample(candidate, buffer)
+            if candidate.cancelled and buffer.finish_reason in {None, "abort"}:
+                latency_s = None if candidate.cancel_latency_s is None else await candidate.cancel_latency_s
+                return self._ended(candidate, buffer, cancel_latency_s=latency_s)
+            if buffer.finish_reason not in {"stop", "length"}:
+                return self._ended(candidate, buffer, error="the engine ended it without being asked to")
+            return buffer.trajectory(candidate.request.candidate_id, self._links.rank)
+        except RolloutError as error:
+            return self._ended(candidate, buffer, error=str(error) or type(error).__name__)
+
+    async def _sample(self, candidate: _Candidate, buffer: ResponseBuffer) -> None:
+        self._clock.change(+1)
+        try:
+            async with contextlib.aclosing(self._engine.generate(candidate.request)) as outputs:
+                async for output in outputs:
+                    buffer.extend(output)
+                    self._counts["tokens"] += len(output.token_ids)
+                    if buffer.finish_reason is None:
+                        self._progress[candidate.request.candidate_id] = buffer.num_tokens
+                        self._progress_news.set()
+        finally:
+            self._clock.change(-1)
+
+    def _ended(
+        self, candidate: _Candidate, buffer: ResponseBuffer, *, error: str = "", cancel_latency_s: float | None = None
+    ) -> RolloutEnded:
+        return RolloutEnded(
+            candidate_id=candidate.request.candidate_id,
+            replica=self._links.rank,
+            reason="failed" if error else "cancelled",
+            num_tokens=buffer.num_tokens,
+            error=error[:_ERROR_CHARS],
+            cancel_latency_s=cancel_latency_s,
+        )
+
+    async def _grant_credits(self) -> None:
+        self._credit_news.set()
+        while True:
+            await self._credit_news.wait()
+            self._credit_news.clear()
+            await self._links.rollouts.send(Credits(replica=self._links.rank, granted_total=self._granted))
+
+    async def _flush_progress(self) -> None:
+        while True:
+            await self._progress_news.wait()
+            await asyncio.sleep(0)  # the other candidates of the same engine step are about to report
+            self._progress_news.clear()
+            async with self._sending:  # looked at only when it is this message's turn: ends sent before are not in it
+                counts, self._progress = self._progress, {}
+                if not counts:
+                    continue
+                ids = np.fromiter(counts.keys(), np.int64, len(counts))
+                tokens = np.fromiter(counts.values(), np.int32, len(counts))
+                message = Progress(replica=self._links.rank, candidate_ids=ids, num_tokens=tokens)
+                await self._links.trajectories.send(message)
+
+    # --- cancels --------------------------------------------------------------------------------------------------
+
+    async def _take_cancels(self) -> None:
+        while True:
+            await self._cancel(await self._links.cancels.recv())
+
+    async def _cancel(self, message: CancelRollouts) -> None:
+        """Abort what runs; let go of what is held; remember what has not arrived (it travels on another link)."""
+        running: list[_Candidate] = []
+        for candidate_id in message.candidate_ids:
+            candidate = self._live.get(candidate_id)
+            if candidate is None:
+                self._remember(candidate_id)
+            elif not candidate.cancelled:
+                candidate.cancelled = True
+                if candidate.released.is_set():
+                    candidate.cancel_latency_s = asyncio.get_running_loop().create_future()
+                    running.append(candidate)
+                candidate.released.set()
+        if not running:
+            return
+        try:
+            await self._engine.abort([candidate.request.candidate_id for candidate in running])
+        finally:
+            latency_s = time.monotonic() - message.decided_at_s
+            for candidate in running:
+                assert candidate.cancel_latency_s is not None
+                candidate.cancel_latency_s.set_result(latency_s)
+        self._cancel_ms.append(latency_s * 1e3)
+
+    def _remember(self, candidate_id: int) -> None:
+        self._early_cancels[candidate_id] = None
+        if len(self._early_cancels) > _EARLY_CANCELS:
+            self._early_cancels.popitem(last=False)
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    async def _take_updates(self) -> None:
+        while True:
+            update = await self._links.policy.recv()
+            if self._wanted is None or update.version >= self._wanted.version:
+                self._wanted = update
+            self._update_news.set()
+
+    async def _apply_updates(self, stopping: asyncio.Event) -> None:
+        """Apply the newest published version, one at a time; versions that were overtaken are never loaded."""
+        while True:
+            await self._update_news.wait()
+            self._update_news.clear()
+            if stopping.is_set():
+                return
+            if self._wanted is not None:
+                await self._apply(self._wanted)
+
+    async def _apply(self, update: PolicyUpdate) -> None:
+        before = self._engine.version
+        started = time.monotonic()
+        try:
+            await self._engine.update_weights(update.version, update.weights)
+        except ProtocolError as error:
+            if self._wanted is update:
+                raise
+            _log.warning("version %d was overtaken while it was loaded: %s", update.version, error)
+            return
+        update_ms = 0.0
+        if self._engine.version != before:
+            update_ms = (time.monotonic() - started) * 1e3
+            self._update_ms.append(update_ms)
+        for candidate in self._live.values():
+            if self._engine.version >= candidate.request.min_policy_version:
+                candidate.released.set()
+        applied = PolicyApplied(replica=self._links.rank, version=self._engine.version, update_ms=update_ms)
+        await self._links.policy.send(applied)
+
+    # --- the end, and figures -------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """End everything, including requests that have arrived and were not read yet."""
+        with contextlib.suppress(TimeoutError, TransportError):
+            while True:
+                async with asyncio.timeout(0):  # takes what is there, waits for nothing
+                    request = await self._links.rollouts.recv()
+                self._accept(request)
+        for candidate in self._live.values():
+            candidate.cancelled = True
+            candidate.released.set()
+        await self._engine.abort(list(self._live))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _watch_engine(self) -> None:
+        await self._engine.wait_dead()
+        raise EngineDead("the engine died; what it said last is in this role's log")
+
+    async def _measure(self) -> None:
+        """Set the gauges once a second: a clock, not a wait."""
+        last_tokens, last = self._counts["tokens"], time.monotonic()
+        while True:
+            self._set_gauges((self._counts["tokens"] - last_tokens) / max(time.monotonic() - last, 1e-3))
+            last_tokens, last = self._counts["tokens"], time.monotonic()
+            await asyncio.sleep(_GAUGE_S)
+
+    def _set_gauges(self, tokens_per_s: float) -> None:
+        supervisor = self._links.supervisor
+        busy_s, wall_s = self._clock.read()
+        num_held = sum(not candidate.released.is_set() for candidate in self._live.values())
+        supervisor.gauges |= {
+            "generator/tokens_per_s": tokens_per_s,
+            "generator/running": float(self._clock.num_running),
+            "generator/held": float(num_held),
+            "generator/idle_ratio": 1 - busy_s / wall_s if wall_s else 0.0,
+            "policy_version": float(self._engine.version),
+        }
+        if not supervisor.stopping.is_set():
+            supervisor.state = "decoding" if self._clock.num_running else "waiting for requests"
+
+    def summary(self) -> dict[str, float]:
+        """Return the role's part of the run's summary. Percentiles of nothing are NaN."""
+        busy_s, wall_s = self._clock.read()
+        updates, cancels = list(self._update_ms), list(self._cancel_ms)
+        return {
+            **{name: float(count) for name, count in self._counts.items()},
+            "busy_s": busy_s,
+            "wall_s": wall_s,
+            "idle_ratio": 1 - busy_s / wall_s if wall_s else 0.0,
+            "tokens_per_s": self._counts["tokens"] / busy_s if busy_s else 0.0,
+            "policy_version": float(self._engine.version),
+            "updates": float(len(updates)),
+            "update_ms/p50": percentile(updates, 50),
+            "update_ms/p99": percentile(updates, 99),
+            "cancels": float(len(cancels)),
+            "cancel_latency_ms/p50": percentile(cancels, 50),
+            "cancel_latency_ms/p99": percentile(cancels, 99),
+        }
+
+
+if __name__ == "__main__":
+    from darts_async.runtime.process import main
+
+    main("generator", run)

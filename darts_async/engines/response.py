@@ -1,0 +1,51 @@
+"""The response of one candidate while it grows, and the trajectory it becomes."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from darts_async.engines.base import EngineOutput, FinishReason
+from darts_async.errors import RolloutError
+from darts_async.messages import Trajectory, VersionSpan
+
+
+class ResponseBuffer:
+    """Joins an engine's outputs. Four bytes a token and a log-prob; nothing is copied when it is done."""
+
+    def __init__(self) -> None:
+        self._tokens = array("i")
+        self._logprobs = array("f")
+        self._spans: tuple[VersionSpan, ...] = ()
+        self.finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens so far."""
+        return len(self._tokens)
+
+    def extend(self, output: EngineOutput) -> None:
+        """Take the next output. Raises `RolloutError` when it has not one log-prob a token."""
+        if len(output.token_ids) != len(output.logprobs):
+            counts = f"{len(output.token_ids)} tokens with {len(output.logprobs)} log-probs"
+            raise RolloutError(f"the engine sent {counts}")
+        self._tokens.extend(output.token_ids)
+        self._logprobs.extend(output.logprobs)
+        self._spans = output.version_spans
+        self.finish_reason = output.finish_reason
+
+    def trajectory(self, candidate_id: int, replica: int) -> Trajectory:
+        """Return the finished response. The buffer is done with; `RolloutError` if it breaks the contract."""
+        assert self.finish_reason in {"stop", "length"}
+        try:
+            return Trajectory(
+                candidate_id=candidate_id,
+                replica=replica,
+                finish_reason="length" if self.finish_reason == "length" else "stop",
+                response_tokens=np.frombuffer(self._tokens, np.int32),
+                behaviour_logprobs=np.frombuffer(self._logprobs, np.float32),
+                version_spans=self._spans,
+            )
+        except ValueError as error:
+            raise RolloutError(f"the engine's response breaks the contract: {error}") from error
