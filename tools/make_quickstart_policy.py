@@ -27,7 +27,7 @@ from rich.table import Table
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from darts_async.tasks import QUICKSTART_POLICY
+from darts_async.config.paths import QUICKSTART_POLICY
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

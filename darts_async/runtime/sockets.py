@@ -11,7 +11,7 @@ from darts_async.config import Config
 from darts_async.messages import FromSupervisor, Role, ToSupervisor
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
 from darts_async.transport.codec import Codec
-from darts_async.transport.zmq_links import ZmqDealer, ZmqHub, ZmqReceiver, ZmqSender
+from darts_async.transport.zmq_links import ZmqDealer, ZmqHub, zmq_dealer, zmq_hub, zmq_receiver, zmq_sender
 
 _USED: dict[Role, tuple[LinkName, ...]] = {
     "allocator": ("plans", "rollouts", "policy"),
@@ -35,7 +35,7 @@ class Sockets:
             "rollouts": 2 * config.generator.max_num_seqs,
         }
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._open: list[ZmqDealer[Any, Any] | ZmqHub[Any, Any] | ZmqReceiver[Any] | ZmqSender[Any]] = []
+        self._open: list[Any] = []
 
     def data_links(self) -> dict[str, Any]:
         """Open every link of the role but the control link, by name."""
@@ -57,14 +57,14 @@ class Sockets:
         forward: Codec[Any] = Codec(spec.forward)
         binds = spec.binder == self._role
         link: Any
-        if spec.kind == "stream" and binds:
-            link = ZmqReceiver(self._context, endpoint, forward, bind=True, hwm=hwm)
-        elif spec.kind == "stream":
-            link = ZmqSender(self._context, endpoint, forward, bind=False, hwm=hwm)
+        if spec.kind == "stream":
+            open_end = zmq_receiver if binds else zmq_sender
+            link = open_end(self._context, endpoint, forward, bind=binds, hwm=hwm)
         elif binds:
-            link = ZmqHub(self._context, endpoint, Codec(spec.backward), forward, hwm=hwm)
+            link = zmq_hub(self._context, endpoint, send=Codec(spec.backward), receive=forward, hwm=hwm)
         else:
-            link = ZmqDealer(self._context, endpoint, self._name, forward, Codec(spec.backward), hwm=hwm)
+            backward: Codec[Any] = Codec(spec.backward)
+            link = zmq_dealer(self._context, endpoint, self._name, send=forward, receive=backward, hwm=hwm)
         self._open.append(link)
         return link
 
@@ -75,8 +75,8 @@ class ControlHub:
     def __init__(self, endpoint: str) -> None:
         spec = LINKS["control"]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.link: ZmqHub[FromSupervisor, ToSupervisor] = ZmqHub(
-            self._context, endpoint, Codec(spec.backward), Codec(spec.forward), hwm=CONTROL_HWM
+        self.link: ZmqHub[FromSupervisor, ToSupervisor] = zmq_hub(
+            self._context, endpoint, send=Codec(spec.backward), receive=Codec(spec.forward), hwm=CONTROL_HWM
         )
 
     async def close(self, linger_s: float) -> None:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
 from darts_async.errors import ConfigError
 from darts_async.tasks.base import Prompt, Task
 from darts_async.tasks.chain_arithmetic import ChainArithmetic
 
-__all__ = ["QUICKSTART_POLICY", "TASKS", "Prompt", "Task", "load_task"]
+__all__ = ["TASKS", "Prompt", "Task", "load_task"]
 
-QUICKSTART_POLICY: Final = Path(__file__).parent / "quickstart_policy"
-"""Folder of the tiny policy that ships with the package (made by `tools/make_quickstart_policy.py`)."""
 
 TASKS: Final[Mapping[str, Callable[[Mapping[str, object]], Task]]] = {
     "chain_arithmetic": ChainArithmetic.from_params,

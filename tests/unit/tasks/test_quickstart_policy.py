@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from darts_async.tasks import QUICKSTART_POLICY, load_task
+from darts_async.config.paths import QUICKSTART_POLICY
+from darts_async.tasks import load_task
 from darts_async.tasks.chat import ChatTokenizer
 
 pytestmark = [
