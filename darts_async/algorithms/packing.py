@@ -27,22 +27,28 @@ class Packing:
         return 1.0 - self.num_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
 
-def pack(lengths: Sequence[int], budget: int) -> Packing:
+def pack(lengths: Sequence[int], budget: int, overhead_tokens: int = 0) -> Packing:
     """Bin sequences into micro-batches of at most `budget` padded tokens. Raises `ValueError` for a length below 1.
 
-    Longest first: the first sequence of a micro-batch fixes its width, and the next ones in order, which are the
-    nearest in length, fill `budget // width` rows. Neighbours in length share a micro-batch, which keeps padding low.
+    The cheapest packing there is, where a micro-batch costs its padded tokens and `overhead_tokens` for being one
+    (what a forward and backward pass costs before its first token, in tokens). In order of length, neighbours share a
+    micro-batch in some cheapest packing, so it is a shortest path over the sorted sequences: n x rows-per-batch steps.
+    Filling every micro-batch to the budget instead would, with long-tailed lengths, pad more than it carries.
     """
     if budget < 1 or any(length < 1 for length in lengths):
         raise ValueError(f"packing needs positive lengths and a positive budget, got {budget} and {list(lengths)}")
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    cost = [0] * (len(order) + 1)  # of the sequences from this one on, in order of length
+    stop = [len(order)] * (len(order) + 1)  # where the micro-batch that starts with this one ends
+    for start in range(len(order) - 1, -1, -1):
+        width = lengths[order[start]]
+        last = min(start + max(1, budget // width), len(order))
+        choices = [(width * (end - start) + overhead_tokens + cost[end], end) for end in range(start + 1, last + 1)]
+        cost[start], stop[start] = min(choices, key=lambda choice: (choice[0], -choice[1]))
     batches: list[tuple[int, ...]] = []
-    padded = 0
     start = 0
     while start < len(order):
-        width = lengths[order[start]]
-        rows = order[start : start + max(1, budget // width)]
-        batches.append(tuple(rows))
-        padded += width * len(rows)
-        start += len(rows)
+        batches.append(tuple(order[start : stop[start]]))
+        start = stop[start]
+    padded = sum(lengths[batch[0]] * len(batch) for batch in batches)
     return Packing(tuple(batches), num_tokens=sum(lengths), padded_tokens=padded)

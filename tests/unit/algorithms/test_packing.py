@@ -10,12 +10,18 @@ from darts_async.algorithms.packing import pack
 
 
 def test_by_hand() -> None:
-    packing = pack([3, 10, 4, 2, 9], budget=20)
-    # width 10 takes two rows (10, 9); width 4 takes up to five rows (4, 3, 2)
+    packing = pack([3, 10, 4, 2, 9], budget=20, overhead_tokens=3)
+    # (10, 9) and (4, 3, 2): 20 + 12 + 2 * 3. One batch more would save 1 or 2 tokens of padding and cost 3.
     assert packing.batches == ((1, 4), (2, 0, 3))
     assert packing.num_tokens == 28
     assert packing.padded_tokens == 2 * 10 + 3 * 4
     assert packing.waste == pytest.approx(4 / 32)
+
+
+def test_a_long_sequence_does_not_widen_the_short_ones() -> None:
+    lengths = [500, *[20] * 10]
+    assert pack(lengths, budget=8192, overhead_tokens=100).padded_tokens == 500 + 10 * 20
+    assert len(pack(lengths, budget=8192, overhead_tokens=5000).batches) == 1
 
 
 def test_a_sequence_over_budget_goes_alone() -> None:
@@ -39,9 +45,9 @@ def test_refuses_what_makes_no_sense(lengths: list[int], budget: int) -> None:
         pack(lengths, budget)
 
 
-@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 1000))
-def test_every_sequence_once_within_budget(lengths: list[int], budget: int) -> None:
-    packing = pack(lengths, budget)
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 1000), st.integers(0, 200))
+def test_every_sequence_once_within_budget(lengths: list[int], budget: int, overhead: int) -> None:
+    packing = pack(lengths, budget, overhead)
     assert sorted(index for batch in packing.batches for index in batch) == list(range(len(lengths)))
     padded = 0
     for batch in packing.batches:
@@ -53,8 +59,22 @@ def test_every_sequence_once_within_budget(lengths: list[int], budget: int) -> N
     assert 0.0 <= packing.waste < 1.0
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(50, 500))
-def test_all_but_the_last_micro_batch_are_full(lengths: list[int], budget: int) -> None:
-    for batch in pack(lengths, budget).batches[:-1]:
-        width = max(lengths[index] for index in batch)
-        assert width * (len(batch) + 1) > budget
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(1, 80), st.integers(0, 20))
+def test_no_packing_is_cheaper(lengths: list[int], budget: int, overhead: int) -> None:
+    """Against every way to split the sequences into sets, neighbours in length or not."""
+
+    def cheapest(rest: tuple[int, ...]) -> int:
+        if not rest:
+            return 0
+        width, others = rest[0], rest[1:]  # the longest; choose who joins it
+        costs = []
+        for chosen in range(1 << len(others)):
+            rows = 1 + chosen.bit_count()
+            if rows == 1 or rows * width <= budget:
+                left = tuple(other for index, other in enumerate(others) if not chosen >> index & 1)
+                costs.append(rows * width + overhead + cheapest(left))
+        return min(costs)
+
+    packing = pack(lengths, budget, overhead)
+    got = packing.padded_tokens + overhead * len(packing.batches)
+    assert got == cheapest(tuple(sorted(lengths, reverse=True)))
