@@ -21,41 +21,41 @@ hold the whole process."""
 class Lane:
     """A queue of tasks in front of one resource (a message to take, or room for one)."""
 
-    __slots__ = ("_turns",)
+    __slots__ = ("turns",)
 
     def __init__(self) -> None:
-        self._turns: deque[_Turn] = deque()
+        self.turns: deque[_Turn] = deque()
+        """Who waits; for looking at only."""
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self.turns)
 
     async def take_turn(self, attempt: Callable[[], R | None]) -> R:
         """Wait until all before are done and `attempt()` returns something; return that.
 
-        `attempt` is called once per `wake()`; None means not yet. What it raises is raised here.
+        For a task that has just found others waiting, or tried in vain itself. `attempt` is called once per `wake()`;
+        None means not yet. What it raises is raised here.
         """
         turn = _Turn(asyncio.get_running_loop().create_future())
-        self._turns.append(turn)
+        self.turns.append(turn)
         try:
-            if self._turns[0] is turn and (result := attempt()) is not None:
-                return result
             while True:
                 await turn.woken
                 turn.woken = asyncio.get_running_loop().create_future()
                 if (result := attempt()) is not None:
                     return result
         finally:
-            self._turns.remove(turn)
+            self.turns.remove(turn)
             self.wake()
 
     def wake(self) -> None:
         """Let the first in the lane try again."""
-        if self._turns and not self._turns[0].woken.done():
-            self._turns[0].woken.set_result(None)
+        if self.turns and not self.turns[0].woken.done():
+            self.turns[0].woken.set_result(None)
 
     def wake_all(self) -> None:
         """Let everybody try, in order: the link was closed and their attempts will raise."""
-        for turn in self._turns:
+        for turn in self.turns:
             if not turn.woken.done():
                 turn.woken.set_result(None)
 

@@ -3,10 +3,13 @@
 - Order: messages of one sender arrive in the order they were sent.
 - Loss: none while both ends live. A message is never dropped because a queue is full: `send` waits instead.
 - Cancellation: `recv` and `send` may be cancelled (also by a timeout) at any time; no message is lost or sent in
-  part by that. (pyzmq's own `wait_for(recv())` can lose one, pyzmq#1925: links do not use it.)
+  part by that; a `send` that was cancelled has not sent. (pyzmq's own `wait_for(recv())` can lose one, pyzmq#1925:
+  links do not use it.)
 - Errors: `LinkClosed` when this side has closed the link, `ProtocolError` for bytes that break the contract,
   `LinkBroken` for a failure from outside. A sender that is done says so with a message of its own
   (`messages.StreamEnd`): ZeroMQ has no end of stream.
+- Several tasks may use one end; they are served in the order they came. Messages are frozen once sent: their arrays may
+  be on their way without having been copied.
 - `close()` is idempotent, lets what was sent go out for at most `linger_s`, and wakes whoever waits.
 """
 
@@ -36,9 +39,14 @@ class Sender(Protocol[S_contra]):
     """The sending end of a PUSH -> PULL link; the peers' high-water mark is the back-pressure."""
 
     @property
-    def stats(self) -> LinkStats: ...
-    async def send(self, message: S_contra) -> None: ...
-    async def close(self, linger_s: float = 1.0) -> None: ...
+    def stats(self) -> LinkStats:
+        """The counters now."""
+
+    async def send(self, message: S_contra) -> None:
+        """Hand a message over; wait while there is no room. If cancelled, the message was not sent."""
+
+    async def close(self, linger_s: float = 1.0) -> None:
+        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
@@ -46,9 +54,14 @@ class Receiver(Protocol[R_co]):
     """The receiving end of a PUSH -> PULL link."""
 
     @property
-    def stats(self) -> LinkStats: ...
-    async def recv(self) -> R_co: ...
-    async def close(self, linger_s: float = 1.0) -> None: ...
+    def stats(self) -> LinkStats:
+        """The counters now."""
+
+    async def recv(self) -> R_co:
+        """Wait for the next message."""
+
+    async def close(self, linger_s: float = 1.0) -> None:
+        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
@@ -56,10 +69,17 @@ class Dealer(Protocol[S_contra, R_co]):
     """One of many clients of a `Hub`: it has a name, and messages flow both ways."""
 
     @property
-    def stats(self) -> LinkStats: ...
-    async def send(self, message: S_contra) -> None: ...
-    async def recv(self) -> R_co: ...
-    async def close(self, linger_s: float = 1.0) -> None: ...
+    def stats(self) -> LinkStats:
+        """The counters now."""
+
+    async def send(self, message: S_contra) -> None:
+        """Hand a message over; wait while there is no room. If cancelled, the message was not sent."""
+
+    async def recv(self) -> R_co:
+        """Wait for the next message."""
+
+    async def close(self, linger_s: float = 1.0) -> None:
+        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
@@ -70,7 +90,14 @@ class Hub(Protocol[S_contra, R_co]):
     """
 
     @property
-    def stats(self) -> LinkStats: ...
-    async def send(self, peer: str, message: S_contra) -> None: ...
-    async def recv(self) -> tuple[str, R_co]: ...
-    async def close(self, linger_s: float = 1.0) -> None: ...
+    def stats(self) -> LinkStats:
+        """The counters now."""
+
+    async def send(self, peer: str, message: S_contra) -> None:
+        """Hand a message for one dealer over; wait while there is no room for that one."""
+
+    async def recv(self) -> tuple[str, R_co]:
+        """Wait for the next message of any dealer; return the dealer's name with it."""
+
+    async def close(self, linger_s: float = 1.0) -> None:
+        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""

@@ -1,208 +1,235 @@
-"""The link contract inside one event loop: bounded, ordered, lossless, without sockets, threads or clocks.
+"""In-memory twins of the ZeroMQ links: the same contract within one event loop, without bytes.
 
-Twins of the ZeroMQ links for tests and simulation: they run on any asyncio event loop, also on one with virtual time.
-Messages are passed on as they are; with a codec they take the way through bytes as well, so that a test catches what
-the wire would refuse.
+Messages are passed on as the objects they are (an array stays writable and shared: treat messages as frozen), unless a
+link is given codecs: then each message is encoded by `send` and decoded by `recv`, so that a test notices a message
+that could not have travelled.
+
+Where they differ from ZeroMQ: the bound is exactly `hwm` messages for each sender (ZeroMQ has one queue at each end and
+the kernel's between), a dealer is known to its hub as soon as it is made, and taking a name over breaks the old end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar
 
-from darts_async.errors import LinkBroken, LinkClosed
+from darts_async.errors import LinkBroken, LinkClosed, ProtocolError
 from darts_async.transport.codec import Codec
+from darts_async.transport.lane import BURST, Lane
 from darts_async.transport.links import LinkStats
+from darts_async.transport.memory_pipe import MemoryPipe
 
 S = TypeVar("S")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
-class _Queue(Generic[T]):
-    """A bounded first-in-first-out queue that can be closed; waiting in it may be cancelled without loss."""
+class _MemoryLink:
+    """What every link end has: counters, a close, and why it is of no use any more."""
 
-    def __init__(self, bound: int) -> None:
-        self.items: deque[T] = deque()
-        self.closed = False
-        self._bound = max(1, bound)
-        self._changed: deque[asyncio.Future[None]] = deque()
-
-    async def put(self, item: T) -> None:
-        while len(self.items) >= self._bound and not self.closed:
-            await self._wait()
-        if self.closed:
-            raise LinkBroken("the peer has closed the link")
-        self.items.append(item)
-        self._wake()
-        await asyncio.sleep(0)
-
-    async def take(self) -> T:
-        while not self.items and not self.closed:
-            await self._wait()
-        if not self.items:
-            raise LinkClosed("the link is closed")
-        item = self.items.popleft()
-        self._wake()
-        return item
-
-    def close(self) -> None:
-        self.closed = True
-        self._wake()
-
-    async def _wait(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._changed.append(future)
-        await future
-
-    def _wake(self) -> None:
-        waiting, self._changed = self._changed, deque()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-
-class MemorySender(Generic[S]):
-    """One of a stream's senders."""
-
-    def __init__(self, queue: _Queue[S], codec: Codec[S] | None) -> None:
-        self.stats = LinkStats()
-        self._queue = queue
-        self._codec = codec
-        self._closed = False
-
-    async def send(self, message: S) -> None:
-        """Send; wait while the stream is full."""
-        if self._closed:
-            raise LinkClosed("the link is closed")
-        await self._queue.put(_through(self._codec, message))
-        self.stats.sent += 1
-
-    async def close(self, linger_s: float = 1.0) -> None:  # noqa: ARG002 - what was sent has arrived
-        """Close this end."""
-        self._closed = True
-
-
-class MemoryReceiver(Generic[R]):
-    """A stream's receiver."""
-
-    def __init__(self, queue: _Queue[R]) -> None:
-        self._queue = queue
+    def __init__(self, inbound: MemoryPipe[Any] | None) -> None:
+        self._inbound = inbound
         self._stats = LinkStats()
+        self._blocked: list[Lane] = []
+        self._closed = False
+        self._broken = ""
+        self._burst = 0
 
     @property
     def stats(self) -> LinkStats:
-        """Counters of this end."""
-        self._stats.depth = len(self._queue.items)
+        """The counters, with the depth of this moment (bytes are counted only where there is a codec)."""
+        self._stats.depth = len(self._blocked) + (0 if self._inbound is None else len(self._inbound))
         return self._stats
+
+    async def close(self, linger_s: float = 1.0) -> None:  # noqa: ARG002 - what was sent has arrived already
+        """Close this end and wake whoever waits at it. May be called again."""
+        self._closed = True
+        self._wake_everybody()
+
+    def break_off(self, reason: str) -> None:
+        """Break this end from outside: whoever uses it gets `LinkBroken`."""
+        self._broken = reason
+        self._wake_everybody()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _wake_everybody(self) -> None:
+        for lane in self._blocked:
+            lane.wake_all()
+        if self._inbound is not None:
+            self._inbound.readers.wake_all()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise LinkClosed("this side closed the link")
+        if self._broken:
+            raise LinkBroken(self._broken)
+
+    async def _put(self, pipe: MemoryPipe[S], writer: str, message: S, check: Callable[[], None]) -> None:
+        def attempt() -> bool | None:
+            check()
+            return pipe.put(writer, item)
+
+        await self._give_way()
+        item, size = pipe.pack(message)
+        if writer in pipe.writers or attempt() is None:
+            lane = pipe.writers[writer]
+            self._blocked.append(lane)
+            try:
+                await lane.take_turn(attempt)
+            finally:
+                self._blocked.remove(lane)
+                if not lane.turns and pipe.writers.get(writer) is lane:
+                    del pipe.writers[writer]
+        self._stats.sent += 1
+        self._stats.sent_bytes += size
+
+    async def _get(self, pipe: MemoryPipe[R]) -> tuple[str, R]:
+        def attempt() -> tuple[str, Any] | None:
+            self._check()
+            return pipe.take()
+
+        await self._give_way()
+        taken = None if pipe.readers.turns else attempt()
+        if taken is None:
+            taken = await pipe.readers.take_turn(attempt)
+        writer, item = taken
+        self._stats.received += 1
+        try:
+            message, size = pipe.unpack(item)
+        except ProtocolError as error:
+            raise ProtocolError(f"from {writer!r}: {error}") from error
+        self._stats.received_bytes += size
+        return writer, message
+
+    async def _give_way(self) -> None:
+        self._burst += 1
+        if self._burst > BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
+
+
+class MemorySender(_MemoryLink, Generic[S]):
+    """Implements `links.Sender`. Made by `MemoryStream.sender`."""
+
+    def __init__(self, pipe: MemoryPipe[S], writer: str) -> None:
+        super().__init__(None)
+        self._pipe = pipe
+        self._writer = writer
+
+    async def send(self, message: S) -> None:
+        """Hand a message over; wait while `hwm` messages of this sender wait."""
+        await self._put(self._pipe, self._writer, message, self._check)
+
+
+class MemoryReceiver(_MemoryLink, Generic[R]):
+    """Implements `links.Receiver`. Made by `MemoryStream.receiver`."""
+
+    def __init__(self, pipe: MemoryPipe[R]) -> None:
+        super().__init__(pipe)
+        self._pipe = pipe
 
     async def recv(self) -> R:
         """Return the next message."""
-        message = await self._queue.take()
-        self._stats.received += 1
-        return message
-
-    async def close(self, linger_s: float = 1.0) -> None:  # noqa: ARG002 - nothing is left to send
-        """Close this end; senders get `LinkBroken`."""
-        self._queue.close()
+        return (await self._get(self._pipe))[1]
 
 
-class MemoryStream(Generic[T]):
-    """A PUSH -> PULL stream: one receiver, any number of senders."""
+class MemoryStream(Generic[S]):
+    """A PUSH -> PULL link in memory: any number of senders, one receiver at a time."""
 
-    def __init__(self, hwm: int = 1024, codec: Codec[T] | None = None) -> None:
-        self._queue: _Queue[T] = _Queue(hwm)
-        self._codec = codec
-        self.receiver: MemoryReceiver[T] = MemoryReceiver(self._queue)
+    def __init__(self, *, hwm: int = 1024, codec: Codec[S] | None = None) -> None:
+        self._pipe: MemoryPipe[S] = MemoryPipe(hwm, codec)
+        self._senders = 0
 
-    def sender(self) -> MemorySender[T]:
-        """Return one more sender."""
-        return MemorySender(self._queue, self._codec)
+    def sender(self) -> MemorySender[S]:
+        """Return a new sending end."""
+        self._senders += 1
+        return MemorySender(self._pipe, f"sender {self._senders}")
 
-
-class MemoryDealer(Generic[S, R]):
-    """One named client of a memory hub."""
-
-    def __init__(self, name: str, to_hub: _Queue[tuple[str, S]], hwm: int, codec: Codec[S] | None) -> None:
-        self._name = name
-        self._to_hub = to_hub
-        self._codec = codec
-        self._stats = LinkStats()
-        self.from_hub: _Queue[R] = _Queue(hwm)
-
-    @property
-    def stats(self) -> LinkStats:
-        """Counters of this end."""
-        self._stats.depth = len(self.from_hub.items)
-        return self._stats
-
-    async def send(self, message: S) -> None:
-        """Send to the hub."""
-        if self.from_hub.closed:
-            raise LinkClosed("the link is closed")
-        await self._to_hub.put((self._name, _through(self._codec, message)))
-        self._stats.sent += 1
-
-    async def recv(self) -> R:
-        """Return the next message of the hub."""
-        message = await self.from_hub.take()
-        self._stats.received += 1
-        return message
-
-    async def close(self, linger_s: float = 1.0) -> None:  # noqa: ARG002 - what was sent has arrived
-        """Close this end; the hub no longer knows the name."""
-        self.from_hub.close()
+    def receiver(self) -> MemoryReceiver[S]:
+        """Return a receiving end. What one that was closed has left in the queue, the next one gets."""
+        return MemoryReceiver(self._pipe)
 
 
-class MemoryHub(Generic[S, R]):
-    """The addressed side: many named dealers. `dealer(name)` connects one; a name taken again replaces the old one."""
+class MemoryDealer(_MemoryLink, Generic[S, R]):
+    """Implements `links.Dealer`. Made by `MemoryExchange.dealer`."""
 
     def __init__(
-        self, hwm: int = 1024, send_codec: Codec[S] | None = None, recv_codec: Codec[R] | None = None
+        self, name: str, outbound: MemoryPipe[S], inbound: MemoryPipe[R], leave: Callable[[MemoryDealer[S, R]], None]
     ) -> None:
-        self._hwm = hwm
-        self._send_codec = send_codec
-        self._recv_codec = recv_codec
-        self._from_dealers: _Queue[tuple[str, R]] = _Queue(hwm)
-        self._dealers: dict[str, MemoryDealer[R, S]] = {}
-        self._stats = LinkStats()
+        super().__init__(inbound)
+        self.name = name
+        self._outbound = outbound
+        self._pipe = inbound
+        self._leave = leave
 
-    def dealer(self, name: str) -> MemoryDealer[R, S]:
-        """Connect a dealer."""
-        dealer: MemoryDealer[R, S] = MemoryDealer(name, self._from_dealers, self._hwm, self._recv_codec)
-        self._dealers[name] = dealer
-        return dealer
+    async def send(self, message: S) -> None:
+        """Hand a message to the hub; wait while `hwm` messages of this dealer wait there."""
+        await self._put(self._outbound, self.name, message, self._check)
 
-    @property
-    def stats(self) -> LinkStats:
-        """Counters of this end."""
-        self._stats.depth = len(self._from_dealers.items)
-        return self._stats
+    async def recv(self) -> R:
+        """Return the hub's next message."""
+        return (await self._get(self._pipe))[1]
+
+    async def close(self, linger_s: float = 1.0) -> None:
+        """Close; from now on the hub's sends to this name raise `LinkBroken`."""
+        self._leave(self)
+        await super().close(linger_s)
+
+
+class MemoryHub(_MemoryLink, Generic[S, R]):
+    """Implements `links.Hub`. Made by `MemoryExchange`."""
+
+    def __init__(self, inbound: MemoryPipe[R], pipe_to: Callable[[str], MemoryPipe[S]]) -> None:
+        super().__init__(inbound)
+        self._pipe = inbound
+        self._pipe_to = pipe_to
 
     async def send(self, peer: str, message: S) -> None:
-        """Send to one dealer. Unknown or closed: `LinkBroken`."""
-        if self._from_dealers.closed:
-            raise LinkClosed("the link is closed")
-        dealer = self._dealers.get(peer)
-        if dealer is None:
-            raise LinkBroken(f"no peer `{peer}` is connected")
-        await dealer.from_hub.put(_through(self._send_codec, message))
-        self._stats.sent += 1
+        """Hand a message for one dealer over; wait while `hwm` wait there. `LinkBroken` if it is not there."""
+
+        def check() -> None:
+            self._check()
+            self._pipe_to(peer)
+
+        check()
+        await self._put(self._pipe_to(peer), peer, message, check)
 
     async def recv(self) -> tuple[str, R]:
-        """Return the next message and the name of the dealer that sent it."""
-        peer, message = await self._from_dealers.take()
-        self._stats.received += 1
-        return peer, message
-
-    async def close(self, linger_s: float = 1.0) -> None:  # noqa: ARG002 - what was sent has arrived
-        """Close this end; dealers get `LinkBroken` when they send."""
-        self._from_dealers.close()
+        """Return a dealer's name and its next message."""
+        return await self._get(self._pipe)
 
 
-def _through(codec: Codec[Any] | None, message: T) -> T:
-    if codec is None:
-        return message
-    decoded: T = codec.decode([bytes(frame) for frame in codec.encode(message)])
-    return decoded
+class MemoryExchange(Generic[S, R]):
+    """A hub (`.hub`) and its dealers in memory. `send` and `receive` are the hub's directions."""
+
+    def __init__(self, *, hwm: int = 1024, send: Codec[S] | None = None, receive: Codec[R] | None = None) -> None:
+        self._hwm = hwm
+        self._send = send
+        self._to_hub: MemoryPipe[R] = MemoryPipe(hwm, receive)
+        self._from_hub: dict[str, MemoryPipe[S]] = {}
+        self._dealers: dict[str, MemoryDealer[R, S]] = {}
+        self.hub: MemoryHub[S, R] = MemoryHub(self._to_hub, self._pipe_to)
+
+    def dealer(self, name: str) -> MemoryDealer[R, S]:
+        """Return a new dealer. One that had the name is broken off; what waited for it is lost, as in a restart."""
+        if (old := self._dealers.get(name)) is not None:
+            self._leave(old)
+            old.break_off(f"another dealer took the name {name!r} over")
+        inbound = self._from_hub.setdefault(name, MemoryPipe(self._hwm, self._send))
+        dealer = self._dealers[name] = MemoryDealer(name, self._to_hub, inbound, self._leave)
+        return dealer
+
+    def _pipe_to(self, peer: str) -> MemoryPipe[S]:
+        if peer not in self._dealers:
+            raise LinkBroken(f"{peer!r} is not connected")
+        return self._from_hub[peer]
+
+    def _leave(self, dealer: MemoryDealer[R, S]) -> None:
+        if self._dealers.get(dealer.name) is dealer:
+            del self._dealers[dealer.name]
+            self._from_hub[dealer.name].clear()
