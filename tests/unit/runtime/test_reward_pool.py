@@ -185,6 +185,7 @@ def test_a_worker_killed_while_idle_costs_no_candidate(run_on: Runner, odd_comma
             os.kill(pid, signal.SIGKILL)
             while psutil.pid_exists(pid):  # noqa: ASYNC110 - another process's end is no event of ours
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # the end of its output takes two turns of the loop to be seen
             assert int(await pool.score("pid", tokens(1))) != pid
             await pool.close()
 
