@@ -120,7 +120,7 @@ class _Replica:
         self._engine = engine
         self._live: dict[int, _Candidate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._early_cancels: OrderedDict[int, None] = OrderedDict()
+        self._early_cancels: OrderedDict[int, bool] = OrderedDict()
         self._granted = config.generator.max_num_seqs
         self._num_taken = 0
         self._credit_news = asyncio.Event()
@@ -177,9 +177,9 @@ class _Replica:
         if request.candidate_id in self._live:
             raise ProtocolError(f"candidate {request.candidate_id} was requested while it runs")
         candidate = self._live[request.candidate_id] = _Candidate(request)
-        if request.candidate_id in self._early_cancels:
-            del self._early_cancels[request.candidate_id]
-            candidate.cancelled = True
+        candidate.cancelled = (
+            self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
+        )
         if candidate.cancelled or self._engine.version >= request.min_policy_version:
             candidate.released.set()
         task = self._group.create_task(self._see_through(candidate), name=f"candidate-{request.candidate_id}")
@@ -294,7 +294,7 @@ class _Replica:
         self._cancel_ms.append(latency_s * 1e3)
 
     def _remember(self, candidate_id: int) -> None:
-        self._early_cancels[candidate_id] = None
+        self._early_cancels[candidate_id] = True
         if len(self._early_cancels) > _EARLY_CANCELS:
             self._early_cancels.popitem(last=False)
 
@@ -341,11 +341,17 @@ class _Replica:
 
     async def _drain(self) -> None:
         """End everything, including requests that have arrived and were not read yet."""
-        with contextlib.suppress(TimeoutError, TransportError):
-            while True:
-                async with asyncio.timeout(0):  # takes what is there, waits for nothing
-                    request = await self._links.rollouts.recv()
-                self._accept(request)
+        with contextlib.suppress(TransportError):
+            misses = 0
+            while misses < 2:  # now and then a link lets other tasks run, which looks like having nothing
+                try:
+                    async with asyncio.timeout(0):  # takes what is there, waits for nothing
+                        request = await self._links.rollouts.recv()
+                except TimeoutError:
+                    misses += 1
+                else:
+                    misses = 0
+                    self._accept(request)
         for candidate in self._live.values():
             candidate.cancelled = True
             candidate.released.set()

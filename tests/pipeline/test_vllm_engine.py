@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -21,7 +22,7 @@ from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import EngineOutput
 from darts_async.engines.vllm_engine import VllmEngine
-from darts_async.errors import ProtocolError, RolloutError
+from darts_async.errors import EngineDead, ProtocolError, RolloutError
 from darts_async.messages import RolloutRequest, VersionSpan, check_spans
 
 pytest.importorskip("vllm")
@@ -334,3 +335,22 @@ async def test_a_request_that_does_not_fit_fails_alone(served: Served) -> None:
     assert isinstance(results[1], RolloutError)
     assert isinstance(results[2], Response)
     assert nothing_left(served.engine)
+
+
+async def test_when_the_engine_process_is_killed_everybody_is_told(served: Served) -> None:
+    """Keep this the last test of the file: the engine is gone afterwards."""
+    served.temperature(1.0)
+    (core,) = (p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name())
+    started = asyncio.Event()
+    reading = asyncio.create_task(collect(served.engine, make_request(1, prompt=[5, 6, 7]), started=started))
+    watching = asyncio.create_task(served.engine.wait_dead())
+    await started.wait()
+    core.kill()
+    (result,) = await asyncio.gather(reading, return_exceptions=True)
+    assert isinstance(result, EngineDead | Response)
+    await asyncio.wait_for(watching, 10)
+    with pytest.raises(EngineDead):
+        await collect(served.engine, make_request(2))
+    with pytest.raises(EngineDead):
+        await served.engine.update_weights(served.engine.version + 1, str(served.weights))
+    assert served.engine.num_unfinished == 0

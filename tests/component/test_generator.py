@@ -1,0 +1,594 @@
+"""The generator on in-memory links with the simulated engine: every candidate ends once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from actors.generator import run
+from darts_async.config import Config
+from darts_async.engines.sim_engine import SimEngine
+from darts_async.engines.sim_response import SimParams, sample_response
+from darts_async.errors import EngineDead, ProtocolError
+from darts_async.messages import (
+    CancelRollouts,
+    Credits,
+    GeneratorHello,
+    Message,
+    PolicyApplied,
+    PolicyUpdate,
+    Progress,
+    RolloutEnded,
+    RolloutRequest,
+    StreamEnd,
+    ToSelector,
+    Trajectory,
+    VersionSpan,
+    candidate_id,
+)
+from darts_async.runtime.links import GeneratorLinks
+from darts_async.transport.codec import Codec
+from darts_async.transport.memory_links import MemoryExchange, MemoryStream
+
+_DEADLINE_S = 20.0
+SLOTS = 32
+Play = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Runs a scene on one kind of event loop."""
+
+    def on_loop(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(scene(), _DEADLINE_S))
+
+    return on_loop
+
+
+class FakeSupervisor:
+    """The control link's near side, with no far side."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.stop_reason = ""
+        self.state = ""
+        self.gauges: dict[str, float] = {}
+        self.readied = asyncio.Event()
+        self.summary: dict[str, float] | None = None
+
+    async def ready(self) -> None:
+        self.readied.set()
+
+    async def send(self, message: Message) -> None:
+        raise AssertionError(f"unexpected {message}")
+
+    async def finish(self, summary: dict[str, float]) -> None:
+        self.summary = summary
+
+
+class Scene:
+    """The other ends of a generator's links."""
+
+    def __init__(self, args: dict[str, Any], *, slots: int = SLOTS, interval: int = 4, hwm: int = 4096) -> None:
+        self.params = SimParams.parse(args)
+        self.config = Config.model_validate(
+            {
+                "generator": {
+                    "engine": "sim",
+                    "engine_args": args,
+                    "max_num_seqs": slots,
+                    "stream_interval": interval,
+                }
+            }
+        )
+        self.supervisor = FakeSupervisor()
+        rollouts: MemoryExchange[RolloutRequest, Credits] = MemoryExchange(
+            hwm=4096, send=Codec(RolloutRequest), receive=Codec(Credits)
+        )
+        cancels: MemoryExchange[CancelRollouts, GeneratorHello] = MemoryExchange(
+            send=Codec(CancelRollouts), receive=Codec(GeneratorHello)
+        )
+        policy: MemoryExchange[PolicyUpdate, GeneratorHello | PolicyApplied] = MemoryExchange(
+            send=Codec(PolicyUpdate), receive=Codec(GeneratorHello | PolicyApplied)
+        )
+        self.stream: MemoryStream[ToSelector] = MemoryStream(hwm=hwm, codec=Codec(ToSelector))
+        self.receiver = self.stream.receiver()
+        self.rollouts, self.cancels, self.policy = rollouts.hub, cancels.hub, policy.hub
+        self.engine = SimEngine(self.config, 3)
+        self.links = GeneratorLinks(
+            rank=3,
+            rollouts=rollouts.dealer("g"),
+            trajectories=self.stream.sender(),
+            cancels=cancels.dealer("g"),
+            policy=policy.dealer("g"),
+            supervisor=self.supervisor,
+        )
+        self.received: list[ToSelector] = []
+
+    async def request(self, *indices: int, cap: int = 512, min_version: int = 0) -> None:
+        for index in indices:
+            await self.rollouts.send("g", make_request(index, cap=cap, min_version=min_version))
+
+    async def cancel(self, *indices: int) -> None:
+        ids = tuple(candidate_id(0, index) for index in indices)
+        await self.cancels.send("g", CancelRollouts(candidate_ids=ids, decided_at_s=time.monotonic()))
+
+    async def publish(self, version: int) -> None:
+        await self.policy.send("g", PolicyUpdate(version=version, weights=f"/v{version}"))
+
+    async def until(self, wanted: Callable[[ToSelector], bool]) -> ToSelector:
+        """Receive until a message is the wanted one; all are kept in `received`."""
+        while True:
+            message = await self.receiver.recv()
+            self.received.append(message)
+            if wanted(message):
+                return message
+
+    async def ends(self, *indices: int) -> dict[int, Trajectory | RolloutEnded]:
+        """Receive until these candidates have ended."""
+        missing = {candidate_id(0, index) for index in indices} - set(self.ended())
+        while missing:
+            message = await self.until(lambda message: isinstance(message, Trajectory | RolloutEnded))
+            missing.discard(message.candidate_id)  # type: ignore[union-attr]
+        return {index: self.ended()[candidate_id(0, index)] for index in indices}
+
+    def ended(self) -> dict[int, Trajectory | RolloutEnded]:
+        """Ends received so far; each candidate has one at most, and no progress after it."""
+        found: dict[int, Trajectory | RolloutEnded] = {}
+        for message in self.received:
+            if isinstance(message, Trajectory | RolloutEnded):
+                assert message.candidate_id not in found
+                assert message.replica == 3
+                found[message.candidate_id] = message
+            elif isinstance(message, Progress):
+                assert not found.keys() & set(message.candidate_ids.tolist())
+        return found
+
+    def planned(self, index: int, cap: int = 512) -> np.ndarray:
+        """The response that the simulated engine gives to a candidate."""
+        return sample_response(self.params, make_request(index, cap=cap)).tokens
+
+    async def stop(self) -> None:
+        """Stop the run and receive all that is left."""
+        self.supervisor.stop_reason = "done"
+        self.supervisor.stopping.set()
+        end = await self.until(lambda message: isinstance(message, StreamEnd))
+        assert (end.role, end.rank) == ("generator", 3)  # type: ignore[union-attr]
+
+
+@asynccontextmanager
+async def generator(
+    args: dict[str, Any] | None = None, *, engine: type[SimEngine] = SimEngine, stop: bool = True, **settings: int
+) -> AsyncIterator[Scene]:
+    """A running generator; stopped at the end, with nothing left in its engine."""
+    scene = Scene({"token_s": 0.0002} | (args or {}), **settings)
+    scene.engine = engine(scene.config, 3)
+    async with asyncio.TaskGroup() as group:
+        role = group.create_task(run(scene.links, scene.config, scene.engine))
+        await scene.supervisor.readied.wait()
+        yield scene
+        if stop and not scene.supervisor.stopping.is_set():
+            await scene.stop()
+        await role
+    assert scene.engine.num_unfinished == 0
+    assert scene.supervisor.summary is not None
+    tokens = sum(
+        end.response_tokens.size if isinstance(end, Trajectory) else end.num_tokens for end in scene.ended().values()
+    )
+    assert scene.supervisor.summary["tokens"] == tokens
+
+
+def make_request(index: int, *, cap: int = 512, min_version: int = 0) -> RolloutRequest:
+    return RolloutRequest(
+        candidate_id=candidate_id(0, index),
+        prompt_tokens=np.asarray([index % 5, 7, 9], np.int32),
+        seed=index,
+        max_response_tokens=cap,
+        min_policy_version=min_version,
+    )
+
+
+def longest(scene: Scene, num: int = 200) -> int:
+    """Index of the candidate with the longest response."""
+    return max(range(num), key=lambda index: scene.planned(index).size)
+
+
+def test_it_introduces_itself_and_grants_its_slots(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            for hub in (stage.cancels, stage.policy):
+                peer, hello = await hub.recv()
+                assert (peer, type(hello), hello.replica) == ("g", GeneratorHello, 3)
+            peer, grant = await stage.rollouts.recv()
+            assert (peer, grant.replica, grant.granted_total) == ("g", 3, SLOTS)
+
+    play(check)
+
+
+def test_trajectories_are_what_the_engine_sampled_and_credits_come_back(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            await stage.request(*range(SLOTS), cap=64)
+            ends = await stage.ends(*range(SLOTS))
+            for index, end in ends.items():
+                plan = sample_response(stage.params, make_request(index, cap=64))
+                assert isinstance(end, Trajectory)
+                assert end.response_tokens.tolist() == plan.tokens.tolist()
+                assert end.behaviour_logprobs.tolist() == plan.logprobs.tolist()
+                assert end.finish_reason == ("length" if plan.capped else "stop")
+                assert end.version_spans == (VersionSpan(0, 0),)
+            assert {end.finish_reason for end in ends.values() if isinstance(end, Trajectory)} == {"stop", "length"}
+            granted = 0
+            while granted < 2 * SLOTS:
+                _, grant = await stage.rollouts.recv()
+                assert granted <= grant.granted_total
+                granted = grant.granted_total
+            assert granted == 2 * SLOTS
+            await stage.request(*range(SLOTS, 2 * SLOTS), cap=8)
+            await stage.ends(*range(SLOTS, 2 * SLOTS))
+
+    play(check)
+
+
+def test_progress_is_a_growing_lower_bound_one_message_a_step(play: Play) -> None:
+    async def check() -> None:
+        async with generator(interval=8) as stage:
+            await stage.request(*range(SLOTS))
+            ends = await stage.ends(*range(SLOTS))
+            last: dict[int, int] = {}
+            reports = [message for message in stage.received if isinstance(message, Progress)]
+            for report in reports:
+                for candidate, num_tokens in zip(
+                    report.candidate_ids.tolist(), report.num_tokens.tolist(), strict=True
+                ):
+                    assert last.get(candidate, 0) < num_tokens
+                    last[candidate] = num_tokens
+            lengths = {
+                candidate_id(0, i): end.response_tokens.size for i, end in ends.items() if isinstance(end, Trajectory)
+            }
+            assert all(num_tokens < lengths[candidate] for candidate, num_tokens in last.items())
+            assert set(last) == {candidate for candidate, length in lengths.items() if length > 8}
+            assert len(reports) <= max(lengths.values()) / 8 + 2
+
+    play(check)
+
+
+def test_a_cancel_ends_a_running_candidate_with_its_tokens_so_far(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 200}) as stage:
+            victim = longest(stage)
+            await stage.request(victim, 201)
+            await stage.until(
+                lambda message: isinstance(message, Progress) and candidate_id(0, victim) in message.candidate_ids
+            )
+            await stage.cancel(victim)
+            ends = await stage.ends(victim, 201)
+            end = ends[victim]
+            assert isinstance(end, RolloutEnded)
+            assert (end.reason, end.error) == ("cancelled", "")
+            assert 0 < end.num_tokens < stage.planned(victim).size
+            assert end.cancel_latency_s is not None and 0 <= end.cancel_latency_s < 1
+            assert isinstance(ends[201], Trajectory)
+        assert stage.supervisor.summary is not None
+        assert stage.supervisor.summary["cancels"] == 1
+        assert stage.supervisor.summary["cancel_latency_ms/p50"] == pytest.approx(end.cancel_latency_s * 1e3)
+
+    play(check)
+
+
+def test_a_cancel_that_overtakes_its_request_still_counts(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            await stage.cancel(1, 2)
+            await stage.request(0)
+            await stage.ends(0)  # by now the cancel has been read
+            await stage.request(1, 2, 3)
+            ends = await stage.ends(1, 2, 3)
+            for index in (1, 2):
+                end = ends[index]
+                assert isinstance(end, RolloutEnded)
+                assert (end.reason, end.num_tokens, end.cancel_latency_s) == ("cancelled", 0, None)
+            assert isinstance(ends[3], Trajectory)
+
+    play(check)
+
+
+def test_a_cancel_of_a_candidate_that_has_ended_is_ignored(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            await stage.request(0)
+            await stage.ends(0)
+            await stage.cancel(0, 5)
+            await stage.request(1)
+            assert isinstance((await stage.ends(1))[1], Trajectory)
+
+    play(check)
+
+
+def test_a_request_is_held_until_the_weights_are_new_enough_and_blocks_nobody(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            await stage.request(0, 1, min_version=2)
+            await stage.request(2)
+            assert isinstance((await stage.ends(2))[2], Trajectory)
+            assert len(stage.ended()) == 1
+            await stage.cancel(1)
+            held = (await stage.ends(1))[1]
+            assert isinstance(held, RolloutEnded)
+            assert (held.reason, held.num_tokens, held.cancel_latency_s) == ("cancelled", 0, None)
+            await stage.publish(1)
+            await stage.policy.recv()
+            await stage.policy.recv()
+            await stage.request(3)
+            await stage.ends(3)
+            assert candidate_id(0, 0) not in stage.ended()
+            await stage.publish(2)
+            end = (await stage.ends(0))[0]
+            assert isinstance(end, Trajectory)
+            assert end.version_spans == (VersionSpan(2, 0),)
+
+    play(check)
+
+
+def test_a_swap_in_flight_shows_in_the_spans_and_is_confirmed(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 200}) as stage:
+            victim = longest(stage)
+            await stage.request(victim)
+            await stage.until(lambda message: isinstance(message, Progress))
+            await stage.publish(4)
+            end = (await stage.ends(victim))[victim]
+            assert isinstance(end, Trajectory)
+            first, second = end.version_spans
+            assert (first, second.version) == (VersionSpan(0, 0), 4)
+            assert second.start % 4 == 0 and 0 < second.start < end.response_tokens.size
+            assert end.response_tokens.tolist() == stage.planned(victim).tolist()
+            _, hello = await stage.policy.recv()
+            _, applied = await stage.policy.recv()
+            assert isinstance(hello, GeneratorHello) and isinstance(applied, PolicyApplied)
+            assert (applied.replica, applied.version) == (3, 4)
+        assert stage.supervisor.summary is not None
+        assert (stage.supervisor.summary["policy_version"], stage.supervisor.summary["updates"]) == (4, 1)
+
+    play(check)
+
+
+def test_only_the_newest_version_is_loaded(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"update_s": 0.05}) as stage:
+            await stage.policy.recv()
+            for version in (1, 2, 3, 2):
+                await stage.publish(version)
+                await asyncio.sleep(0)
+            applied = []
+            while not applied or applied[-1] < 3:
+                _, reply = await stage.policy.recv()
+                assert isinstance(reply, PolicyApplied)
+                applied.append(reply.version)
+            assert applied == [1, 3]
+
+    play(check)
+
+
+class _Refuses(SimEngine):
+    """Cannot use the file of version 1, and finds out late."""
+
+    async def update_weights(self, version: int, weights: str) -> None:
+        if version == 1:
+            await asyncio.sleep(0.02)
+            raise ProtocolError("no such file")
+        await super().update_weights(version, weights)
+
+
+def test_a_file_that_is_gone_matters_only_while_it_is_the_newest(play: Play) -> None:
+    async def check() -> None:
+        async with generator(engine=_Refuses) as stage:
+            await stage.policy.recv()
+            await stage.publish(1)
+            await stage.publish(2)
+            _, reply = await stage.policy.recv()
+            assert isinstance(reply, PolicyApplied) and reply.version == 2
+
+        with pytest.raises(ExceptionGroup) as caught:
+            async with generator(engine=_Refuses, stop=False) as stage:
+                await stage.publish(1)
+        assert "no such file" in str(leaf(caught.value))
+
+    play(check)
+
+
+def test_more_requests_than_credits_break_the_contract(play: Play) -> None:
+    async def check() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with generator({"token_s": 1.0}, slots=2, stop=False) as stage:
+                await stage.request(0, 1, 2)
+        error = leaf(caught.value)
+        assert isinstance(error, ProtocolError) and "request 3" in str(error)
+
+    play(check)
+
+
+def test_a_candidate_that_fails_is_reported_and_the_others_go_on(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"fail_share": 0.4}) as stage:
+            await stage.request(*range(SLOTS))
+            ends = await stage.ends(*range(SLOTS))
+            plans = {i: sample_response(stage.params, make_request(i)) for i in range(SLOTS)}
+            failed = {i for i, end in ends.items() if isinstance(end, RolloutEnded)}
+            assert failed == {i for i, plan in plans.items() if plan.fails_at is not None}
+            assert 0 < len(failed) < SLOTS
+            for index in failed:
+                end = ends[index]
+                assert isinstance(end, RolloutEnded)
+                assert (end.reason, end.cancel_latency_s) == ("failed", None)
+                assert "on purpose" in end.error
+        assert stage.supervisor.summary is not None
+        assert stage.supervisor.summary["failed"] == len(failed)
+
+    play(check)
+
+
+def test_an_end_that_nobody_asked_for_is_a_failure(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"token_s": 1.0}) as stage:
+            await stage.request(0)
+            await turns(lambda: stage.engine.num_unfinished > 0)
+            await stage.engine.abort([candidate_id(0, 0)])
+            end = (await stage.ends(0))[0]
+            assert isinstance(end, RolloutEnded) and end.reason == "failed"
+
+    play(check)
+
+
+def test_a_dead_engine_ends_the_role(play: Play) -> None:
+    async def check() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with generator({"dies_after_tokens": 40}, stop=False) as stage:
+                await stage.request(*range(8))
+        assert isinstance(leaf(caught.value), EngineDead)
+        assert stage.supervisor.summary is None
+
+    play(check)
+
+
+def test_a_stop_ends_every_candidate_once_also_those_not_yet_read(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 300}) as stage:
+            await stage.request(*range(8))
+            await stage.request(8, 9, min_version=5)
+            await stage.until(lambda message: isinstance(message, Progress))
+            # The stop comes first: it is obeyed before the role gets to look at these.
+            stage.supervisor.stopping.set()
+            await asyncio.gather(*(stage.request(index) for index in range(10, 30)))
+            await stage.stop()
+            ends = stage.ended()
+            assert set(ends) == {candidate_id(0, index) for index in range(30)}
+            unfinished = [end for end in ends.values() if isinstance(end, RolloutEnded)]
+            assert all(end.reason == "cancelled" and end.cancel_latency_s is None for end in unfinished)
+            assert all(ends[candidate_id(0, index)].num_tokens == 0 for index in range(8, 30))  # type: ignore[union-attr]
+            assert isinstance(stage.received[-1], StreamEnd)
+        assert stage.supervisor.summary is not None
+        assert stage.supervisor.summary["cancelled"] == len(unfinished)
+
+    play(check)
+
+
+def test_a_blocked_selector_holds_up_neither_cancels_nor_the_order(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 100}, hwm=1) as stage:
+            victim = longest(stage, 24)
+            await stage.request(*range(24))
+            await turns(
+                lambda: stage.engine.num_unfinished == 1
+            )  # everything but the longest has ended; nothing was received
+            await stage.cancel(victim)
+            await turns(lambda: stage.engine.num_unfinished == 0)
+            ends = await stage.ends(*range(24))
+            end = ends.pop(victim)
+            assert isinstance(end, RolloutEnded) and end.cancel_latency_s is not None and end.cancel_latency_s < 0.2
+            assert all(isinstance(end, Trajectory) for end in ends.values())
+
+    play(check)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_cancelled_whenever_every_candidate_ends_once(play: Play, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def check() -> None:
+        async with generator({"fail_share": 0.1, "mean_tokens": 40, "token_s": 0.0001}, hwm=8) as stage:
+            async with asyncio.TaskGroup() as group:
+
+                async def cancel_some() -> None:
+                    for _ in range(40):
+                        await stage.cancel(*chance.sample(range(120), 3))
+                        await asyncio.sleep(chance.choice([0, 0, 0.001]))
+
+                async def publish_some() -> None:
+                    for version in range(1, 8):
+                        await stage.publish(version)
+                        await asyncio.sleep(0.003)
+
+                async def request_all() -> None:
+                    granted = 0
+                    for index in range(120):
+                        while granted <= index:
+                            _, grant = await stage.rollouts.recv()
+                            granted = grant.granted_total
+                        await stage.request(index, min_version=chance.choice([0, 0, 0, 3, 7]))
+
+                group.create_task(cancel_some())
+                group.create_task(publish_some())
+                group.create_task(request_all())
+                ends = await stage.ends(*range(120))
+            assert len(ends) == 120
+            for index, end in ends.items():
+                if isinstance(end, Trajectory):
+                    assert end.response_tokens.tolist() == stage.planned(index).tolist()
+
+    play(check)
+
+
+class _SlowStart(SimEngine):
+    """Takes for ever to load."""
+
+    closed = False
+
+    async def start(self) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def test_a_stop_while_the_engine_loads_is_obeyed_at_once(play: Play) -> None:
+    async def check() -> None:
+        scene = Scene({})
+        engine = scene.engine = _SlowStart(scene.config, 3)
+        role = asyncio.create_task(run(scene.links, scene.config, engine))
+        await asyncio.sleep(0)
+        await scene.stop()
+        await role
+        assert engine.closed
+        assert not scene.supervisor.readied.is_set()
+        assert scene.supervisor.summary is not None and scene.supervisor.summary["tokens"] == 0
+
+    play(check)
+
+
+def test_the_gauges_tell_what_runs_and_what_is_held(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"token_s": 0.002, "mean_tokens": 5000}) as stage:
+            await stage.request(*range(4))
+            await stage.request(4, 5, min_version=1)
+            while stage.supervisor.gauges.get("generator/running") != 4:
+                await stage.receiver.recv()
+            gauges = stage.supervisor.gauges
+            assert (gauges["generator/held"], gauges["policy_version"]) == (2, 0)
+            assert 1000 < gauges["generator/tokens_per_s"] < 2100
+            assert 0 <= gauges["generator/idle_ratio"] < 0.2
+            assert stage.supervisor.state == "decoding"
+
+    play(check)
+
+
+async def turns(done: Callable[[], bool]) -> None:
+    """Let the loop turn until something that has no event of its own is the case."""
+    while not done():  # noqa: ASYNC110 - the engine's counters are no events
+        await asyncio.sleep(0)
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The first error inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
