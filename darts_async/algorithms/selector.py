@@ -111,6 +111,8 @@ class Selector:
         self.ledger = Ledger()
         self.num_cancelled = 0
         """Candidates that a cancel was sent for."""
+        self.num_unasked = 0
+        """Candidates that a generator cancelled by itself, before the order to stop was here."""
         self.protocol_errors = 0
         """Messages about groups or candidates that do not exist."""
         self.last_protocol_error = ""
@@ -256,8 +258,8 @@ class Selector:
                 self._residual.cancelled(message.num_tokens)
         elif not self._frozen:
             # A generator that is being stopped aborts everything, and its report may be here before our own order
-            # to stop: nothing is decided, `close` ends the candidate. Outside a stop this would be a fault.
-            self._stray(f"candidate {message.candidate_id} was cancelled unasked")
+            # to stop: nothing is decided, `close` ends the candidate. Otherwise the gauge shows why a group hangs.
+            self.num_unasked += 1
 
     # --- from the reward pool -------------------------------------------------------------------------------------
 
@@ -346,7 +348,12 @@ class Selector:
 
     def gauges(self) -> dict[str, float]:
         """Current values by metric name; cheap."""
-        return {**self._books(), **self._step_gauges, "selector/live_groups": float(self._num_live)}
+        return {
+            **self._books(),
+            **self._step_gauges,
+            "selector/live_groups": float(self._num_live),
+            "selector/unasked_cancels": float(self.num_unasked),
+        }
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -472,6 +472,53 @@ def test_a_full_link_to_the_learner_stops_neither_plans_nor_cancels_nor_books(pl
     play(scene, hwm=1)
 
 
+def test_plans_wait_while_the_learner_is_a_run_behind(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        for group_id in range(6):
+            await set_up.plan(group_id, 2, group_size=2, rule="all", dispatch_version=group_id // 2)
+            for index in range(2):
+                await set_up.finish(group_id, index, 3)
+            await set_up.reply(GroupComplete)
+        while set_up.supervisor.gauges["queue/ready_groups/depth"] < 5:  # noqa: ASYNC110 - a gauge has no event
+            await asyncio.sleep(0.01)
+        planned = asyncio.create_task(set_up.plan(6, 2, group_size=2, rule="all", dispatch_version=2))
+        # One plan may be in the selector's hands already; the next one has to wait.
+        await planned
+        waits = asyncio.create_task(set_up.plan(7, 2, group_size=2, rule="all", dispatch_version=2))
+        await asyncio.sleep(0.2)
+        assert not waits.done()
+        for _ in range(3):
+            await set_up.groups.recv()
+        await waits
+        await set_up.stop()
+
+    play(scene, hwm=1)
+
+
+def test_draining_does_not_wait_for_an_allocator_that_reads_nothing(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        await set_up.plan(0, 40)
+        failures = [
+            RolloutEnded(candidate_id=candidate_id(0, index), replica=0, reason="failed", num_tokens=2)
+            for index in range(40)
+        ]
+
+        async def report() -> None:
+            for failure in failures:
+                await set_up.streams[0].send(failure)
+
+        reporting = asyncio.create_task(report())
+        await asyncio.sleep(0.2)
+        assert not reporting.done()  # back-pressure: 40 replacements do not fit
+        set_up.supervisor.stopping.set()
+        await reporting
+        summary = await set_up.stop("interrupted")
+        assert summary["tokens/generated"] == 80
+        assert_balance(summary, set_up.ledger())
+
+    play(scene, hwm=1, queues={"trajectory_hwm": 16})
+
+
 def test_a_swept_group_is_stale_and_its_slot_goes_to_the_next(play: Play) -> None:
     async def scene(set_up: Stage) -> None:
         for group_id in range(3):

@@ -195,6 +195,13 @@ class TestFailures:
             assert not group.on_failed(index).complete
         assert group.on_failed(5).rejected_reason == "0 of 3 candidates left"
 
+    def test_a_scored_candidate_cannot_fail_any_more(self) -> None:
+        group = new_group("shortest", 3, 2)
+        finish(group, 0, 5)
+        assert group.on_failed(0) is NOTHING
+        finish(group, 1, 6)
+        assert group.on_progress(2, 6).kept == (0, 1)
+
     def test_an_evaluation_is_not_repaired(self) -> None:
         group = new_group("all", 2, 2, replace_failed=False)
         assert not group.on_failed(0).replace

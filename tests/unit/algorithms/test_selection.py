@@ -56,6 +56,8 @@ class TestShortSet:
         short.add(1)
         short.finish((False, 1, 0))
         assert short.settled
+        short.add(2)
+        assert short.settled
 
     def test_a_capped_member_is_beaten_by_anything_that_runs(self) -> None:
         short = ShortSet(1)

@@ -1,0 +1,261 @@
+"""The selector's decisions under any sequence of messages, sensible or not: the books always balance."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darts_async.algorithms.ledger_records import CandidateEnded, CandidateReplaced, GroupPlanned, LedgerRecord
+from darts_async.algorithms.selector import Effects, Selector
+from darts_async.algorithms.staleness import StepPlanner
+from darts_async.errors import ProtocolError
+from darts_async.messages import (
+    LEDGER_STATES,
+    GroupOutcome,
+    GroupPlan,
+    GroupSwept,
+    PlanAccepted,
+    Progress,
+    RolloutEnded,
+    StepDone,
+    Trajectory,
+    VersionSpan,
+    candidate_id,
+)
+
+GROUPS = 4
+
+
+def new_selector(per_step: int = 1, eta: int = 2) -> Selector:
+    return Selector(planner=StepPlanner(per_step, eta), run_seed=0, max_response_tokens=16)
+
+
+def plan_of(group_id: int, num: int = 4, rule: str = "survivor", size: int = 3, version: int = 0) -> GroupPlan:
+    return GroupPlan(
+        group_id=group_id,
+        prompt_id=f"p{group_id}",
+        rule=rule,
+        group_size=size,
+        keep_longest=1,
+        candidate_ids=tuple(candidate_id(group_id, index) for index in range(num)),
+        dispatch_version=version,
+        prompt_tokens=np.zeros(2, np.int32),
+    )
+
+
+def trajectory_of(candidate: int, length: int) -> Trajectory:
+    return Trajectory(
+        candidate_id=candidate,
+        replica=0,
+        finish_reason="length" if length == 16 else "stop",
+        response_tokens=np.full(length, candidate, np.int32),
+        behaviour_logprobs=np.zeros(length, np.float32),
+        version_spans=(VersionSpan(0, 0),),
+    )
+
+
+def ended(candidate: int, tokens: int, reason: str) -> RolloutEnded:
+    return RolloutEnded(candidate_id=candidate, replica=0, reason=reason, num_tokens=tokens)  # type: ignore[arg-type]
+
+
+def everything(selector: Selector) -> Effects:
+    return selector.take_effects() or Effects()
+
+
+def some_event(rng: random.Random) -> tuple[str, int, int | str]:
+    """Mostly what a run consists of; now and then a candidate or a group that does not exist."""
+    kind = rng.choices(
+        ["plan", "finish", "progress", "failed", "cancelled", "score", "train", "sweep"],
+        weights=[4, 30, 10, 2, 2, 30, 10, 1],
+    )[0]
+    if kind == "plan":
+        return kind, rng.randrange(GROUPS), rng.choice(["all", "shortest", "survivor"])
+    if kind in {"train", "sweep"}:
+        return kind, rng.randrange(GROUPS + 1), 0
+    if kind == "score":
+        return kind, rng.random() < 0.9, 0
+    candidate = candidate_id(rng.randrange(GROUPS + (rng.random() < 0.05)), rng.randrange(4 + (rng.random() < 0.2)))
+    return kind, candidate, rng.randint(1, 16)
+
+
+class Fuzzer:
+    """Plays the other roles, badly: repeats, contradicts, is late, and talks about what does not exist."""
+
+    def __init__(self) -> None:
+        self.selector = new_selector()
+        self.records: list[LedgerRecord] = []
+        self.to_score: list[int] = []
+        self.given_out: list[int] = []
+        self.outcomes: Counter[int] = Counter()
+        self.version = 0
+
+    def play(self, kind: str, first: int, second: int | str) -> None:
+        selector = self.selector
+        match kind:
+            case "plan":
+                selector.on_plan("allocator-0", plan_of(first, rule=str(second)))
+            case "finish":
+                selector.on_trajectory(trajectory_of(first, int(second)))
+            case "progress":
+                ids, counts = np.array([first], np.int64), np.array([second], np.int32)
+                selector.on_progress(Progress(replica=0, candidate_ids=ids, num_tokens=counts))
+            case "failed" | "cancelled":
+                selector.on_ended(ended(first, int(second), kind))
+            case "score":
+                self.score(good=bool(first))
+            case "train" if self.given_out:
+                self.version += 1
+                selector.on_step_done(StepDone(version=self.version, group_ids=(self.given_out.pop(0),)))
+            case "sweep":
+                if first in self.given_out:
+                    self.given_out.remove(first)
+                selector.on_swept(GroupSwept(group_id=first, staleness=3))
+        self.collect()
+
+    def score(self, *, good: bool) -> None:
+        if self.to_score and good:
+            self.selector.on_reward(self.to_score.pop(0), 1.0)
+        elif self.to_score:
+            self.selector.on_reward_failed(self.to_score.pop(0), "raised")
+
+    def collect(self) -> None:
+        effects = everything(self.selector)
+        self.records += effects.records
+        self.to_score += [wanted.candidate_id for wanted in effects.scores]
+        self.given_out += [group.group_id for group in effects.groups]
+        self.outcomes.update(reply.group_id for _, reply in effects.replies if isinstance(reply, GroupOutcome))
+        self.selector.ledger.check()
+        for group in effects.groups:
+            assert len(group.candidate_ids) >= 2
+            for candidate in group.candidate_ids:
+                assert candidate in group.response_tokens
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**32), st.integers(0, 600))
+def test_any_sequence_of_messages_ends_every_candidate_once_and_balances(seed: int, freeze_at: int) -> None:
+    fuzzer = Fuzzer()
+    rng = random.Random(seed)
+    for moment in range(300):
+        if moment == freeze_at:
+            fuzzer.selector.freeze()
+        fuzzer.play(*some_event(rng))
+    assert max(fuzzer.outcomes.values(), default=1) == 1
+    summary = fuzzer.selector.close()
+    fuzzer.collect()
+    for what in ("rollouts", "tokens"):
+        assert summary[f"{what}/generated"] == sum(summary[f"{what}/{state}"] for state in LEDGER_STATES)
+    records = fuzzer.records
+    dispatched = [c for r in records if isinstance(r, GroupPlanned) for c in r.candidate_ids]
+    dispatched += [r.candidate_id for r in records if isinstance(r, CandidateReplaced)]
+    assert Counter(dispatched) == Counter(r.candidate_id for r in records if isinstance(r, CandidateEnded))
+    assert len(dispatched) == summary["rollouts/generated"]
+
+
+def test_the_fuzzer_reached_training() -> None:
+    """The property above says little about runs in which nothing gets that far."""
+    fuzzers = [Fuzzer() for _ in range(20)]
+    for seed, fuzzer in enumerate(fuzzers):
+        rng = random.Random(seed)
+        for _ in range(300):
+            fuzzer.play(*some_event(rng))
+    ends = Counter(state for f in fuzzers for state, count in f.selector.ledger.rollouts.items() if count)
+    assert all(ends[state] >= 5 for state in ("trained", "rejected", "cancelled_tail", "failed"))
+    assert ends["stale"] >= 1
+
+
+def test_a_plan_twice_is_counted_and_not_accepted_twice() -> None:
+    selector = new_selector()
+    selector.on_plan("allocator-0", plan_of(0))
+    assert [type(reply) for _, reply in everything(selector).replies] == [PlanAccepted]
+    selector.on_plan("allocator-0", plan_of(0))
+    assert selector.take_effects() is None and selector.protocol_errors == 1
+
+
+def test_nothing_is_accepted_after_the_freeze() -> None:
+    selector = new_selector()
+    selector.freeze()
+    selector.on_plan("allocator-0", plan_of(0))
+    assert selector.take_effects() is None and selector.num_planned == 0
+
+
+def test_a_rule_nobody_knows_and_sizes_that_cannot_work_are_protocol_errors() -> None:
+    with pytest.raises(ProtocolError, match="'longest': unknown"):
+        new_selector().on_plan("allocator-0", plan_of(0, rule="longest"))
+    with pytest.raises(ProtocolError, match=r"keep_longest must lie in 0\.\.0"):
+        new_selector().on_plan("allocator-0", plan_of(0, size=1))
+
+
+def test_groups_are_released_in_the_planners_order() -> None:
+    """Two groups a step, all with the same deadline: the last one takes a slot of the next step."""
+    selector = new_selector(per_step=2, eta=1)
+    for group_id in range(3):
+        selector.on_plan("allocator-0", plan_of(group_id, num=2, size=2, rule="all"))
+    for group_id in (2, 0, 1):
+        for index in range(2):
+            selector.on_trajectory(trajectory_of(candidate_id(group_id, index), 3))
+            selector.on_reward(candidate_id(group_id, index), 0.5)
+    assert [(g.group_id, g.step) for g in everything(selector).groups] == [(2, 0), (0, 0), (1, 1)]
+
+
+def test_a_cancel_names_the_replica_that_has_the_group() -> None:
+    selector = new_selector()
+    selector.on_plan("allocator-0", plan_of(0, num=4, size=2, rule="shortest"))
+    for index in range(2):
+        selector.on_trajectory(trajectory_of(candidate_id(0, index), 1))
+    (cancel,) = everything(selector).cancels
+    assert (cancel.replica, cancel.candidate_ids) == (0, (candidate_id(0, 2), candidate_id(0, 3)))
+
+
+def test_tokens_of_cancelled_ones_that_finish_anyway_count_and_nothing_is_saved() -> None:
+    selector = new_selector()
+    selector.on_plan("allocator-0", plan_of(0, num=3, size=2, rule="shortest"))
+    for index, length in enumerate((1, 1, 16)):
+        selector.on_trajectory(trajectory_of(candidate_id(0, index), length))
+    selector.on_trajectory(trajectory_of(candidate_id(0, 2), 9))
+    summary = selector.close()
+    assert summary["tokens/cancelled_tail"] == 16 and summary["tokens_saved_estimate"] == 0
+
+
+def test_repeated_messages_change_nothing() -> None:
+    once, twice = new_selector(), new_selector()
+    for selector, times in ((once, 1), (twice, 2)):
+        selector.on_plan("allocator-0", plan_of(0, num=4, size=2, rule="shortest"))
+        messages = [trajectory_of(candidate_id(0, i), length) for i, length in enumerate((9, 2, 2))]
+        for message in [m for m in messages for _ in range(times)]:
+            selector.on_trajectory(message)
+        selector.on_progress(
+            Progress(
+                replica=0, candidate_ids=np.array([candidate_id(0, 3)], np.int64), num_tokens=np.array([2], np.int32)
+            )
+        )
+        for _ in range(times):
+            selector.on_ended(ended(candidate_id(0, 3), 3, "cancelled"))
+            for index in range(3):
+                selector.on_reward(candidate_id(0, index), 1.0)
+        for _ in range(times):
+            selector.on_step_done(StepDone(version=1, group_ids=(0,)))
+    ours, theirs = everything(once), everything(twice)
+    assert len(ours.scores) == len(theirs.scores) == 3
+    assert len(ours.groups) == len(theirs.groups) == 1 and len(ours.cancels) == len(theirs.cancels) == 1
+    assert len(ours.steps) == len(theirs.steps) == 1
+    assert ours.steps[0].values == theirs.steps[0].values
+    assert ours.steps[0].values["cancel/tokens_saved"] == 6  # length 9 was the only one above 3
+    assert once.close() == twice.close()
+
+
+def test_only_kept_responses_are_held_while_a_group_waits_for_its_step() -> None:
+    selector = new_selector(per_step=1, eta=1)
+    for group_id in range(2):
+        selector.on_plan("allocator-0", plan_of(group_id, num=3, size=2, rule="shortest"))
+    selector.on_plan("allocator-0", plan_of(2, num=3, size=2, rule="shortest", version=5))
+    for index in range(3):
+        selector.on_trajectory(trajectory_of(candidate_id(2, index), 3 + index))
+        selector.on_reward(candidate_id(2, index), 0.0)
+    assert selector.take_effects() is not None and selector._groups[2].state.complete
+    assert sorted(selector._groups[2]._held) == [0, 1]
