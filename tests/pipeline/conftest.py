@@ -1,0 +1,129 @@
+"""A run as a person starts it: the command line as a process of its own, watched from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+_TAG = "DARTS_ASYNC_TEST_TAG"
+
+
+class UpProcess:
+    """`darts-async up` with its output in a file, and every process that descends from it, found by its environment."""
+
+    def __init__(self, folder: Path, arguments: list[str]) -> None:
+        self.tag = uuid.uuid4().hex
+        self.run_folder = folder / "runs" / "test"
+        self._output = folder / "output.txt"
+        command = [sys.executable, "-m", "darts_async.cli", "up", "--run.dir", str(folder / "runs")]
+        with self._output.open("wb") as sink:
+            self.process = subprocess.Popen(
+                [*command, "--run.name", "test", *arguments],
+                stdout=sink,
+                stderr=sink,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, _TAG: self.tag},
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text("utf-8", "replace")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run_folder / "summary.json").read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """All living processes of this run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_TAG) == self.tag:
+                    found.append(process)
+        return found
+
+    def role(self, role: str) -> psutil.Process:
+        """The process of a role."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if f"actors.{role}" in process.cmdline():
+                    return process
+        raise AssertionError(f"no {role} among {self.processes()}")
+
+    def wait_for(self, text: str, timeout_s: float = 100) -> None:
+        """Until the output has this text."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert self.process.poll() is None, f"it ended without {text!r}:\n{self.output}{self.logs()}"
+            assert time.monotonic() < deadline, f"no {text!r} within {timeout_s} s:\n{self.output}{self.logs()}"
+            time.sleep(0.05)
+
+    def wait(self, timeout_s: float) -> int:
+        """Until it exits; return the status."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s} s:\n{self.output}{self.logs()}") from None
+
+    def assert_nothing_is_left(self, within_s: float = 5) -> None:
+        """No process, no shared memory; the kernel may take a moment to reap what was killed."""
+        deadline = time.monotonic() + within_s
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left, [process.cmdline() for process in left]
+
+    def assert_balanced(self) -> None:
+        """Every candidate and every token is in exactly one state."""
+        for books in (self.summary["rollouts"], self.summary["tokens"]):
+            assert books["generated"] == sum(count for state, count in books.items() if state != "generated")
+
+    def logs(self) -> str:
+        """The roles' logs, for a failing test's message."""
+        files = sorted((self.run_folder / "logs").glob("*.log"))
+        return "".join(f"\n--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+
+    def kill(self) -> None:
+        """Whatever happens in a test, it leaves nothing behind."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+
+
+class Starter:
+    """Starts runs in a test's own folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.runs: list[UpProcess] = []
+
+    def __call__(self, *arguments: str) -> UpProcess:
+        """Start `darts-async up` with these arguments."""
+        self.runs.append(UpProcess(self._folder, list(arguments)))
+        return self.runs[-1]
+
+    def sim(self, *arguments: str) -> UpProcess:
+        """The simulated engine with the real learner, rewards and sockets: starts in the time of `import torch`."""
+        engine = ("--generator.engine", "sim", "--generator.engine_args.token_s", "0.002")
+        return self(*arguments, *engine, "--eval.prompts", "8", "--learner.lr", "0")
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path)
+    yield starter
+    for run in starter.runs:
+        run.kill()

@@ -1,0 +1,123 @@
+"""Whole runs in real processes over real sockets, with the simulated engine: how they end, and what they leave."""
+
+import json
+import random
+import signal
+import time
+
+import msgpack
+import pytest
+
+pytestmark = pytest.mark.torch
+
+
+def test_a_run_to_its_end(up):
+    run = up.sim("--run.steps", "5", "--generator.replicas", "2", "--generator.engine_args.fail_share", "0.05")
+    assert run.wait(100) == 0, run.output + run.logs()
+    run.assert_nothing_is_left()
+    summary = run.summary
+    run.assert_balanced()
+    assert (summary["status"], summary["steps"], summary["policy_version"]) == ("done", 5, 5)
+    assert summary["rollouts"]["trained"] == 5 * 8 * 8
+    assert summary["rollouts"]["cancelled_tail"] > 0
+    assert summary["rollouts"]["failed"] > 0
+    assert summary["staleness"]["max"] <= 1
+    assert summary["eval"]["after"]["policy_version"] == 5
+    lines = [json.loads(line) for line in (run.run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert {"learner/loss", "reward/mean", "staleness/max", "mismatch_kl", "tokens/trained"} <= set(lines[-1])
+    assert (run.run_folder / "checkpoints" / "step_5" / "model.safetensors").is_file()
+    assert "step 5/5" in run.output
+
+
+def test_the_ledger_on_disk_agrees_with_the_summary(up):
+    run = up.sim("--run.steps", "2", "--selection.rule", "shortest")
+    assert run.wait(100) == 0, run.output + run.logs()
+    ended: dict[int, tuple[str, int]] = {}
+    for segment in sorted((run.run_folder / "ledger").glob("*.msgpack")):
+        with segment.open("rb") as file:
+            for record in msgpack.Unpacker(file):
+                if record["kind"] == "candidate":
+                    assert record["candidate_id"] not in ended
+                    ended[record["candidate_id"]] = (record["state"], record["tokens"])
+    for state, count in run.summary["rollouts"].items():
+        if state != "generated":
+            assert sum(s == state for s, _ in ended.values()) == count
+            assert sum(tokens for s, tokens in ended.values() if s == state) == run.summary["tokens"][state]
+    assert len(ended) == run.summary["rollouts"]["generated"]
+
+
+def test_sync_over_tcp_trains_without_staleness(up, tmp_path):
+    config = tmp_path / "sync.toml"
+    config.write_text('extends = "quickstart"\n[pipeline]\nmode = "sync"\nmax_staleness = 0\n')
+    run = up.sim(str(config), "--run.steps", "2", "--launch.bind", "tcp://127.0.0.1:23470")
+    assert run.wait(100) == 0, run.output + run.logs()
+    assert run.summary["staleness"]["max"] == 0
+    run.assert_balanced()
+
+
+def test_ctrl_c_at_any_moment_drains(up):
+    run = up.sim("--run.steps", "10000")
+    run.wait_for("all roles are ready")
+    delay_s = random.uniform(0, 4)
+    time.sleep(delay_s)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(15) == 130, f"after {delay_s:.2f} s:\n{run.output}{run.logs()}"
+    run.assert_nothing_is_left()
+    assert run.summary["status"] == "interrupted"
+    run.assert_balanced()
+    assert "Traceback" not in run.output
+
+
+def test_ctrl_c_while_starting(up):
+    run = up.sim()
+    run.wait_for("starting generator-0")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(15) == 130
+    run.assert_nothing_is_left()
+    assert run.summary["rollouts"]["generated"] == 0
+
+
+def test_second_ctrl_c_does_not_wait(up):
+    run = up.sim("--run.steps", "10000", "--launch.drain_timeout_s", "60")
+    run.wait_for("/10000")
+    run.role("learner").suspend()  # it will not drain
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for("interrupted: draining")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(5) == 130
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("role", ["generator", "selector", "allocator", "learner"])
+def test_a_killed_role_ends_the_run(up, role: str):
+    run = up.sim("--run.steps", "10000")
+    run.wait_for("/10000")
+    run.role(role).send_signal(signal.SIGKILL)
+    assert run.wait(20) == 1
+    run.assert_nothing_is_left()
+    assert run.summary["status"] == "failed"
+    assert f"{role}-0 was killed by SIGKILL" in run.output
+    assert str(run.run_folder / "logs" / f"{role}-0.log") in run.output
+
+
+def test_nothing_survives_the_launcher(up):
+    run = up.sim("--run.steps", "10000")
+    run.wait_for("all roles are ready")
+    run.process.kill()
+    run.assert_nothing_is_left()
+
+
+def test_an_engine_that_dies_names_its_generator(up):
+    run = up.sim("--generator.engine_args.dies_after_tokens", "3000")
+    assert run.wait(60) == 1
+    assert "generator-0: EngineDead" in run.output
+    run.assert_nothing_is_left()
+
+
+def test_not_ready_in_time_names_who_is_missing(up):
+    run = up.sim("--launch.ready_timeout_s", "0.5")
+    assert run.wait(20) == 1
+    assert "launch.ready_timeout_s" in run.output
+    assert "learner-0" in run.output
+    run.assert_nothing_is_left()

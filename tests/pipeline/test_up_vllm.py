@@ -1,0 +1,38 @@
+"""Whole runs with real vLLM: the policy trains, weights are swapped in flight, tails are cancelled in the engine."""
+
+import signal
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.torch, pytest.mark.timeout(300)]
+
+
+def test_a_few_steps_of_the_quickstart(up):
+    run = up("--run.steps", "4", "--eval.prompts", "16")
+    assert run.wait(200) == 0, run.output + run.logs()
+    run.assert_nothing_is_left()
+    run.assert_balanced()
+    summary = run.summary
+    assert (summary["status"], summary["steps"], summary["policy_version"]) == ("done", 4, 4)
+    assert summary["rollouts"]["trained"] == 4 * 8 * 8
+    assert summary["rollouts"]["cancelled_tail"] > 0
+    assert summary["tokens"]["cancelled_tail"] > 0
+    assert summary["tokens_saved_estimate"] > 0
+    assert 0 < summary["staleness"]["max"] <= 1  # tokens of an older version were trained on: weights moved in flight
+    assert summary["weight_update_ms"]["p50"] > 0
+    assert summary["cancel_latency_ms"]["p50"] < 50
+    assert summary["logprob_parity"]["mean"] < 1e-4
+    assert summary["logprob_parity"]["max"] < 5e-3
+    assert summary["eval"]["before"]["rollouts"] == 32
+    assert summary["eval"]["after"]["policy_version"] == 4
+    assert (run.run_folder / "checkpoints" / "step_4" / "model.safetensors").is_file()
+
+
+def test_a_killed_generator_takes_its_engine_with_it(up):
+    run = up("--run.steps", "1000", "--eval.prompts", "0")
+    run.wait_for("/1000", 200)
+    assert any("EngineCore" in " ".join(process.cmdline()) for process in run.processes()), "no engine process is seen"
+    run.role("generator").send_signal(signal.SIGKILL)
+    assert run.wait(20) == 1
+    run.assert_nothing_is_left()
+    assert "generator-0 was killed by SIGKILL" in run.output
