@@ -26,6 +26,7 @@ class UpProcess:
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         self.tag = uuid.uuid4().hex
         self.run_folder = folder / "runs" / "test"
+        self._groups: set[int] = set()
         self._output = folder / "output.txt"
         command = [sys.executable, "-m", "darts_async.cli", "up", "--run.dir", str(folder / "runs")]
         with self._output.open("wb") as sink:
@@ -46,11 +47,21 @@ class UpProcess:
         return json.loads((self.run_folder / "summary.json").read_text())
 
     def processes(self) -> list[psutil.Process]:
-        """All living processes of this run."""
+        """All living processes of this run: by its mark in their environment, or by the process group of a role.
+
+        (An engine's child renames itself, which writes over the environment that the kernel shows.)
+        """
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_TAG) == self.tag:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                group = os.getpgid(process.pid)
+                if process.environ().get(_TAG) == self.tag:
+                    found.append(process)
+                    if group == process.pid:
+                        self._groups.add(group)
+                elif group in self._groups:
                     found.append(process)
         return found
 

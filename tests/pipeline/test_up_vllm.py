@@ -31,8 +31,10 @@ def test_a_few_steps_of_the_quickstart(up):
 def test_a_killed_generator_takes_its_engine_with_it(up):
     run = up("--run.steps", "1000", "--eval.prompts", "0")
     run.wait_for("/1000", 200)
-    assert any("EngineCore" in " ".join(process.cmdline()) for process in run.processes()), "no engine process is seen"
-    run.role("generator").send_signal(signal.SIGKILL)
+    generator = run.role("generator")
+    engines = [p for p in run.processes() if p.ppid() == generator.pid and "EngineCore" in " ".join(p.cmdline())]
+    assert engines, [p.cmdline() for p in run.processes()]
+    generator.send_signal(signal.SIGKILL)
     assert run.wait(20) == 1
     run.assert_nothing_is_left()
     assert "generator-0 was killed by SIGKILL" in run.output
