@@ -94,8 +94,8 @@ class _Allocator:
 
     async def take_credits(self) -> None:
         while True:
-            peer, credits = await self._links.rollouts.recv()
-            self._dispatcher.credits.grant(peer, credits.granted_total)
+            peer, granted = await self._links.rollouts.recv()
+            self._dispatcher.credits.grant(peer, granted.granted_total)
             self._wake.set()
 
     async def take_versions(self) -> None:

@@ -277,7 +277,7 @@ class CancelRollouts(Message, frozen=True, kw_only=True):
 
 
 class TrainGroup(Message, frozen=True, kw_only=True):
-    """A selected group, complete with rewards, planned for a learner step; groups arrive in the order they are to be trained."""
+    """A selected group, complete with rewards. Groups arrive in the order they are to be trained."""
 
     group_id: NonNegative
     prompt_id: ShortText

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import importlib.util
 import json
 import os
@@ -74,7 +74,7 @@ def _with_name(config: Config, source: str | None) -> Config:
     if config.run.name:
         return config
     stem = Path(source).stem if source else "quickstart"
-    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    stamp = dt.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     run = config.run.model_copy(update={"name": f"{stem}-{stamp}"})
     return config.model_copy(update={"run": run})
 
@@ -124,7 +124,8 @@ def _check_model(config: Config) -> int:
     try:
         limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError("model.path", config.model.path, f"config.json cannot be read ({error})", "Mend it.") from None
+        rule = f"config.json cannot be read ({error})"
+        raise ConfigError("model.path", config.model.path, rule, "Mend the file.") from None
     total = config.model.max_prompt_tokens + config.model.max_response_tokens
     if isinstance(limit, int) and total > limit:
         raise ConfigError(
@@ -196,7 +197,8 @@ def describe(plan: Plan) -> dict[str, Any]:
     return {
         "run folder": str(plan.paths.root),
         "policy": f"{model_folder(config)} ({plan.weight_bytes / 1e6:.1f} MB of weights)",
-        "prompts": f"{len(prompts.train)} to train on, {len(prompts.held_out)} held out, {prompts.num_skipped} too long",
+        "prompts": f"{len(prompts.train)} to train on, {len(prompts.held_out)} held out, "
+        f"{prompts.num_skipped} too long",
         "work": f"{config.run.steps} steps x {config.group.groups_per_step} groups = {groups} groups, "
         f"{groups / len(prompts.train):.1f} visits per prompt",
         "candidates": f"{budget:g} sampled per prompt, {config.group.size} trained on ({config.selection.rule})",

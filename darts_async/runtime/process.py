@@ -70,7 +70,7 @@ async def _shell(role: Role, rank: int, topology: Topology, run: Callable[[Any, 
     try:
         links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())
         await run(links, config)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost frame; reported and logged with its traceback
         return await _report(supervisor, error)
     else:
         return 0

@@ -53,9 +53,7 @@ class SupervisorClient:
     async def ready(self) -> None:
         """Say READY; return when all roles are ready, or when the run is stopped before that."""
         self.state = "ready"
-        await self._link.send(
-            Ready(role=self._role, rank=self._rank, pid=self._pid, schema_version=SCHEMA_VERSION)
-        )
+        await self._link.send(Ready(role=self._role, rank=self._rank, pid=self._pid, schema_version=SCHEMA_VERSION))
         await self._begun.wait()
 
     async def send(self, message: Message) -> None:

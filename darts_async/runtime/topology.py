@@ -28,9 +28,7 @@ from darts_async.messages import (
     TrainGroup,
 )
 
-LinkName: TypeAlias = Literal[
-    "control", "plans", "rollouts", "trajectories", "cancels", "groups", "steps", "policy"
-]
+LinkName: TypeAlias = Literal["control", "plans", "rollouts", "trajectories", "cancels", "groups", "steps", "policy"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ def test_usage_error_is_status_2():
 
 def test_dry_run_imports_no_torch_and_starts_nothing(tmp_path):
     code = (
-        "import sys; from darts_async import cli; sys.argv = ['darts-async', 'up', '--dry-run', '--run.dir', sys.argv[1]]\n"
+        "import sys; from darts_async import cli\n"
+        "sys.argv = ['darts-async', 'up', '--dry-run', '--run.dir', sys.argv[1]]\n"
         "try:\n    cli.main()\nfinally:\n    print('HEAVY', {'torch', 'vllm', 'transformers'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "runs")]
