@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import shutil
 import threading
 import time
@@ -42,7 +43,7 @@ from darts_async.transport.memory_links import MemoryDealer, MemoryExchange, Mem
 
 pytestmark = pytest.mark.torch
 
-_DEADLINE_S = 60.0
+_DEADLINE_S = 30.0
 Play = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
@@ -55,6 +56,12 @@ def play(request: pytest.FixtureRequest) -> Play:
             runner.run(asyncio.wait_for(scene(), _DEADLINE_S))
 
     return on_loop
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_is_imported() -> None:
+    """Seconds, outside of any scene's deadline."""
+    importlib.import_module("darts_async.engines.trainer")
 
 
 class _Supervisor:
@@ -113,6 +120,7 @@ class _Stage:
             rank=0, groups=groups.receiver(), steps=steps.sender(), policy=self.policy.hub, supervisor=self.supervisor
         )
         self.task: asyncio.Task[None]
+        self.trainer: Any = None
 
     async def hello(self, name: str) -> MemoryDealer[PolicyReply, PolicyUpdate]:
         """A peer introduces itself on the policy link."""
@@ -162,10 +170,13 @@ async def _staged(config: Config) -> AsyncIterator[_Stage]:
     from darts_async.engines.trainer import load_trainer
 
     stage = _Stage(config)
-    stage.task = asyncio.create_task(run(stage.links, config, load_trainer(config)))
+    stage.trainer = load_trainer(config)
+    stage.task = asyncio.create_task(run(stage.links, config, stage.trainer))
     try:
         ready = asyncio.create_task(stage.supervisor.is_ready.wait())
         await asyncio.wait((stage.task, ready), return_when=asyncio.FIRST_COMPLETED)
+        if stage.task.done():
+            await stage.task
         yield stage
     finally:
         stage.task.cancel()
@@ -191,6 +202,12 @@ def _group(
         baseline_rewards=np.array(rewards, dtype=np.float32),
         capped=(False, False),
     )
+
+
+async def _torch_threads_end() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("torch"):
+            await asyncio.to_thread(thread.join)
 
 
 def _leaf(error: BaseException) -> BaseException:
@@ -373,7 +390,7 @@ def test_a_stop_abandons_the_step_and_keeps_the_version(play: Play, config: Conf
 
 
 def test_a_stop_in_the_middle_of_the_gradients(play: Play, config: Config) -> None:
-    """Only the running micro-batch is waited for: of 8, each of some 30 ms, at least one is never started."""
+    """Only the running micro-batch is waited for; the others are never started."""
     config = _with(config, learner={"micro_batch_tokens": 512}, group={"groups_per_step": 8})
 
     async def scene() -> None:
@@ -384,6 +401,8 @@ def test_a_stop_in_the_middle_of_the_gradients(play: Play, config: Config) -> No
             summary = await stage.finish("interrupted")
             assert summary["policy_version"] == 0
             assert isinstance(await stage.steps.recv(), StreamEnd)
+            await _torch_threads_end()
+            assert stage.trainer._sums.tokens < 8 * 504
 
     play(scene)
 
@@ -411,10 +430,7 @@ def test_a_stop_while_loading(play: Play, config: Config) -> None:
         await run(stage.links, config)
         assert stage.supervisor.summary is not None and stage.supervisor.summary["policy_version"] == 0
         assert not stage.supervisor.is_ready.is_set()
-        # A process would leave here. This one goes on, and transformers cannot load twice at once.
-        for thread in threading.enumerate():
-            if thread.name.startswith("torch"):
-                await asyncio.to_thread(thread.join)
+        await _torch_threads_end()  # a process would leave here; transformers cannot load twice at once
 
     play(scene)
 
