@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from importlib.metadata import entry_points
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -57,6 +58,7 @@ class VllmEngine:
         self._updating = asyncio.Lock()
         self._failure: EngineDead | None = None
         self._closed = False
+        self._others = set(multiprocessing.active_children())
         self.update_phases_s: dict[str, float] = {}
         """Seconds each phase of the last weight update took."""
 
@@ -199,7 +201,7 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is None:
             # Cancelled or failed while it started: nobody else knows of what it has spawned so far.
-            for child in multiprocessing.active_children() if self._thread is not None else ():
+            for child in self._children():
                 child.kill()
         else:
             if (handler := llm.output_handler) is not None:
@@ -208,8 +210,14 @@ class VllmEngine:
             llm.output_processor.propagate_error(EngineDead("the engine was closed"))
             logging.getLogger("vllm.v1.utils").setLevel(logging.ERROR)  # it warns of the kill that is meant
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_S)
+            await asyncio.to_thread(_join, self._children())
+            llm.shutdown = _nothing  # its finalizer calls it again, when the interpreter may be half gone
         if self._thread is not None:
             self._thread.release()
+
+    def _children(self) -> list[BaseProcess]:
+        """Processes that have been started since this engine was."""
+        return [child for child in multiprocessing.active_children() if child not in self._others]
 
     def _alive(self) -> AsyncLLM:
         if self._failure is not None:
@@ -247,6 +255,15 @@ def _convert(output: RequestOutput) -> EngineOutput:
         finish_reason=_REASONS[part.finish_reason],
         version_spans=spans,
     )
+
+
+def _join(children: list[BaseProcess]) -> None:
+    for child in children:
+        child.join(_SHUTDOWN_S)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _warm_up() -> RolloutRequest:
