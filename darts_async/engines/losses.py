@@ -126,8 +126,9 @@ def loss_sum(
     """Return the sum of the token losses (with gradient) and the sums of the diagnostics.
 
     `policy` [T] with gradient, `behaviour` [T], `advantages` [T] (already per token), all float32; `current` [T] bool:
-    the token was sampled by the very version that is being updated, so that its difference measures the engine's
-    numerics and not the policy's movement.
+    the token and all before it in its response were sampled by the very version that is being updated, so that its
+    difference measures the engine's numerics and not the policy's movement. (A token that was sampled right after a
+    swap in flight does not qualify: it attended to keys and values of the version before.)
     """
     detached = policy.detach()
     difference = detached - behaviour

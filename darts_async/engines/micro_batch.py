@@ -2,7 +2,7 @@
 
 Rows are padded on the right and no attention mask is passed: attention is causal, so no real position sees padding,
 and positions count from 0 as in the engine. Invariant: the i-th loss token of a micro-batch is the same token in
-`targets`, `behaviour_logprobs`, `advantages`, `versions` and, through `positions`, in the logits.
+`targets`, `behaviour_logprobs`, `advantages`, `oldest_versions` and, through `positions`, in the logits.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Row:
     prompt: npt.NDArray[np.int32]
     response: npt.NDArray[np.int32]
     behaviour_logprobs: npt.NDArray[np.float32]
-    versions: npt.NDArray[np.int32]
-    """Policy version of each response token."""
+    oldest_version: int
+    """Policy version of the first response token; later ones are never older."""
     advantage: float
 
     @property
@@ -47,16 +47,9 @@ def rows_of(group: TrainGroup, advantages: npt.NDArray[np.float32], *, mask_trun
             prompt=group.prompt_tokens,
             response=group.response_tokens[tokens],
             behaviour_logprobs=group.behaviour_logprobs[tokens],
-            versions=_versions(group, index),
+            oldest_version=group.version_spans[index][0].version,
             advantage=float(advantages[index]),
         )
-
-
-def _versions(group: TrainGroup, index: int) -> npt.NDArray[np.int32]:
-    spans = group.version_spans[index]
-    starts = [span.start for span in spans]
-    counts = np.diff([*starts, int(group.lengths[index])])
-    return np.repeat(np.array([span.version for span in spans], dtype=np.int32), counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +68,8 @@ class MicroBatch:
     """float32 [T]."""
     advantages: torch.Tensor
     """float32 [T]."""
-    versions: torch.Tensor
-    """int32 [T]."""
+    oldest_versions: torch.Tensor
+    """int32 [T]: the oldest policy version in the token's response, up to the token itself."""
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBatch:
@@ -95,14 +88,15 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBat
     def tensor(array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
+    def per_token(values: Sequence[float], dtype: type[np.generic]) -> torch.Tensor:
+        return tensor(np.repeat(np.array(values, dtype=dtype), [row.response.size for row in rows]))
+
     return MicroBatch(
         input_ids=tensor(input_ids),
         logits_to_keep=kept,
         positions=tensor(np.concatenate(positions)),
         targets=tensor(np.concatenate([row.response for row in rows]).astype(np.int64)),
         behaviour_logprobs=tensor(np.concatenate([row.behaviour_logprobs for row in rows])),
-        advantages=tensor(
-            np.repeat(np.array([row.advantage for row in rows], dtype=np.float32), [row.response.size for row in rows])
-        ),
-        versions=tensor(np.concatenate([row.versions for row in rows])),
+        advantages=per_token([row.advantage for row in rows], np.float32),
+        oldest_versions=per_token([row.oldest_version for row in rows], np.int32),
     )

@@ -21,7 +21,7 @@ class TokenSums:
     ratio_max: float = 0.0
     """Largest pi / mu."""
     same_version_tokens: int = 0
-    """Tokens sampled by the version that is being updated."""
+    """Tokens of responses that only the version that is being updated has sampled."""
     same_version_diff: float = 0.0
     """|log-prob of the learner - log-prob of the engine| over those."""
     same_version_diff_max: float = 0.0

@@ -114,7 +114,7 @@ class PolicyTrainer:
             self.logprobs(batch),
             batch.behaviour_logprobs,
             batch.advantages,
-            batch.versions == self.version,
+            batch.oldest_versions == self.version,
             self._config.learner,
         )
         self._accelerator.backward(loss)
