@@ -1,0 +1,233 @@
+"""The allocator on in-memory links: nothing leaves before its plan is accepted, phases, replacements, credits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from actors.allocator import run
+from darts_async.config import load_config
+from darts_async.errors import ProtocolError
+from darts_async.messages import (
+    AllocatorHello,
+    Credits,
+    EvalResult,
+    GroupComplete,
+    GroupOutcome,
+    GroupPlan,
+    Message,
+    ObservedLength,
+    PlanAccepted,
+    PlanReply,
+    PolicyReply,
+    PolicyUpdate,
+    ReplaceCandidate,
+    RolloutRequest,
+    RunComplete,
+    Warn,
+    candidate_id,
+    group_of,
+)
+from darts_async.runtime.links import AllocatorLinks
+from darts_async.transport.codec import Codec
+from darts_async.transport.memory_links import MemoryExchange, MemoryHub
+
+_DEADLINE_S = 20.0
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def play(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
+    def on_loop(scene: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(scene, _DEADLINE_S))
+
+    return on_loop
+
+
+class _Supervisor:
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.stop_reason = ""
+        self.state = ""
+        self.gauges: dict[str, float] = {}
+        self.reports: asyncio.Queue[Message] = asyncio.Queue()
+        self.summary: dict[str, float] = {}
+
+    async def ready(self) -> None:
+        pass
+
+    async def send(self, message: Message) -> None:
+        await self.reports.put(message)
+
+    async def finish(self, summary: dict[str, float]) -> None:
+        self.summary = summary
+
+
+class _Peers:
+    """The test's side of the allocator's links."""
+
+    def __init__(self) -> None:
+        plans: MemoryExchange[PlanReply, GroupPlan] = MemoryExchange(send=Codec(PlanReply), receive=Codec(GroupPlan))
+        policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
+            send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
+        )
+        rollouts: MemoryExchange[RolloutRequest, Credits] = MemoryExchange(
+            send=Codec(RolloutRequest), receive=Codec(Credits)
+        )
+        self.supervisor = _Supervisor()
+        self.plans: MemoryHub[PlanReply, GroupPlan] = plans.hub
+        self.policy: MemoryHub[PolicyUpdate, PolicyReply] = policy.hub
+        self.generator = rollouts.dealer("generator-0")
+        self.links = AllocatorLinks(
+            rank=0,
+            plans=plans.dealer("allocator-0"),
+            rollouts=rollouts.hub,
+            policy=policy.dealer("allocator-0"),
+            supervisor=self.supervisor,
+        )
+
+    async def reply(self, message: PlanReply) -> None:
+        await self.plans.send("allocator-0", message)
+
+    async def start_group(self) -> tuple[GroupPlan, list[RolloutRequest]]:
+        """Accept the next plan and take its requests."""
+        _, plan = await self.plans.recv()
+        await self.reply(PlanAccepted(group_id=plan.group_id))
+        return plan, [await self.generator.recv() for _ in plan.candidate_ids]
+
+    async def evaluated(self, plan: GroupPlan, reward: float, tokens: int) -> None:
+        num = len(plan.candidate_ids)
+        await self.reply(
+            GroupOutcome(
+                group_id=plan.group_id,
+                prompt_id=plan.prompt_id,
+                purpose="eval",
+                outcome="evaluated",
+                rewards=(reward,) * num,
+                lengths=(ObservedLength(tokens, False),) * num,
+            )
+        )
+
+
+@asynccontextmanager
+async def _allocator(*overrides: tuple[str, str]) -> AsyncIterator[_Peers]:
+    small = [("run.steps", "2"), ("group.groups_per_step", "2"), ("queues.in_flight_groups", "4")]
+    peers = _Peers()
+    config = load_config(None, [*small, ("eval.prompts", "2"), *overrides])
+    task = asyncio.create_task(run(peers.links, config))
+    try:
+        peer, hello = await peers.policy.recv()
+        assert (peer, type(hello)) == ("allocator-0", AllocatorHello)
+        yield peers
+        peers.supervisor.stopping.set()
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_whole_run(play):
+    async def scene() -> None:
+        async with _allocator() as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=1000))
+            for tokens in (10, 30):
+                plan, requests = await peers.start_group()
+                assert (plan.purpose, plan.rule, len(requests), plan.keep_longest) == ("eval", "all", 2, 0)
+                await peers.evaluated(plan, reward=0.5, tokens=tokens)
+            result = await peers.supervisor.reports.get()
+            assert isinstance(result, EvalResult)
+            assert (result.label, result.reward, result.response_length, result.num_rollouts) == ("before", 0.5, 20, 4)
+            for version in (1, 2):
+                groups = [await peers.start_group() for _ in range(4 if version == 1 else 0)]
+                if version == 1:
+                    live = groups
+                for plan, requests in groups:
+                    assert (plan.purpose, plan.rule, plan.group_size) == ("train", "survivor", 8)
+                    assert plan.dispatch_version == 0
+                    assert [r.candidate_id for r in requests] == list(plan.candidate_ids)
+                    assert len({r.seed for r in requests}) == 12
+                for plan, _ in live[:2]:
+                    await peers.reply(GroupComplete(group_id=plan.group_id))
+                    await peers.reply(GroupOutcome(group_id=plan.group_id, prompt_id=plan.prompt_id, outcome="trained"))
+                live = live[2:]
+                await peers.policy.send("allocator-0", PolicyUpdate(version=version, weights="w"))
+            for _ in range(2):
+                plan, requests = await peers.start_group()
+                assert (plan.purpose, requests[0].min_policy_version) == ("eval", 2)
+                await peers.evaluated(plan, reward=1.0, tokens=5)
+            after = await peers.supervisor.reports.get()
+            assert isinstance(after, EvalResult)
+            assert (after.label, after.policy_version, after.reward) == ("after", 2, 1.0)
+            assert isinstance(await peers.supervisor.reports.get(), RunComplete)
+        assert peers.supervisor.summary["groups_dispatched"] == 4
+
+    play(scene())
+
+
+def test_no_request_leaves_before_its_plan_is_accepted(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=100))
+            _, plan = await peers.plans.recv()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(peers.generator.recv(), 0.1)
+            await peers.reply(PlanAccepted(group_id=plan.group_id))
+            assert group_of((await peers.generator.recv()).candidate_id) == plan.group_id
+
+    play(scene())
+
+
+def test_credits_hold_a_group_back(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=23))
+            await peers.start_group()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(peers.plans.recv(), 0.1)
+            await peers.generator.send(Credits(replica=0, granted_total=24))
+            await peers.start_group()
+
+    play(scene())
+
+
+def test_a_replacement_is_dispatched_with_a_seed_of_its_own(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0"), ("queues.in_flight_groups", "1")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=100))
+            plan, requests = await peers.start_group()
+            new = candidate_id(plan.group_id, 12)
+            await peers.reply(
+                ReplaceCandidate(group_id=plan.group_id, failed_id=plan.candidate_ids[3], candidate_id=new)
+            )
+            replacement = await peers.generator.recv()
+            assert replacement.candidate_id == new
+            assert replacement.seed not in {request.seed for request in requests}
+            assert replacement.prompt_tokens.tolist() == requests[0].prompt_tokens.tolist()
+
+    play(scene())
+
+
+def test_skipped_prompts_are_reported(play):
+    async def scene() -> None:
+        async with _allocator(("model.max_prompt_tokens", "14")) as peers:
+            report = await peers.supervisor.reports.get()
+            assert isinstance(report, Warn)
+            assert "longer than model.max_prompt_tokens" in report.text
+
+    play(scene())
+
+
+def test_an_acceptance_of_nothing_is_a_protocol_error(play):
+    async def scene() -> None:
+        peers = _Peers()
+        await peers.reply(PlanAccepted(group_id=99))
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await run(peers.links, load_config(None))
+        assert caught.group_contains(ProtocolError)
+
+    play(scene())
