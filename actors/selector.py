@@ -13,8 +13,9 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
+from darts_async.algorithms.effects import Cancel, ScoreWanted
 from darts_async.algorithms.ledger_records import LEDGER_FORMAT, RunOpened
-from darts_async.algorithms.selector import Cancel, ScoreWanted, Selector
+from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner, eta_of
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths, model_folder

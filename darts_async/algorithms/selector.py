@@ -11,90 +11,37 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
-
+from darts_async.algorithms.books import Books
+from darts_async.algorithms.effects import Cancel, Effects, ScoreWanted
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
-from darts_async.algorithms.ledger import Ended, Ledger
-from darts_async.algorithms.ledger_records import (
-    CandidateEnded,
-    CandidateReplaced,
-    GroupEnded,
-    GroupPlanned,
-    LedgerRecord,
-    RunClosed,
-    StepTrained,
-)
 from darts_async.algorithms.live_group import LiveGroup
-from darts_async.algorithms.residual_life import ResidualLife
 from darts_async.algorithms.selection import RULES
 from darts_async.algorithms.staleness import StepPlanner
-from darts_async.algorithms.step_record import RunEnds, StepRecord
+from darts_async.algorithms.step_record import StepRecord
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
-    LEDGER_STATES,
     MAX_CANDIDATES,
     GroupComplete,
     GroupPlan,
     GroupSwept,
     PlanAccepted,
-    PlanReply,
     Progress,
     ReplaceCandidate,
     RolloutEnded,
     StepDone,
     StepMetrics,
-    TrainGroup,
     Trajectory,
     candidate_id,
     group_of,
     index_of,
 )
 
-__all__ = ["Cancel", "Effects", "ScoreWanted", "Selector"]
-
-LATENCY_WINDOW: Final = 65_536
-"""Cancel latencies that the percentiles are taken over: the latest of a long run."""
+__all__ = ["Selector"]
 
 Fate: TypeAlias = Literal["trained", "stale"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Abort these candidates, on the replica that has them (None: not known yet, ask all)."""
-
-    replica: int | None
-    candidate_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreWanted:
-    """Score this response and bring the reward back."""
-
-    candidate_id: int
-    prompt_id: str
-    tokens: np.ndarray
-    """int32 [response_len]."""
-
-
-@dataclass(slots=True)
-class Effects:
-    """What is to be sent, in order within each list."""
-
-    cancels: list[Cancel] = field(default_factory=list)
-    replies: list[tuple[str, PlanReply]] = field(default_factory=list)
-    """(the allocator's name, message)."""
-    scores: list[ScoreWanted] = field(default_factory=list)
-    groups: list[TrainGroup] = field(default_factory=list)
-    steps: list[StepMetrics] = field(default_factory=list)
-    records: list[LedgerRecord] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.records or self.scores or self.replies or self.cancels or self.groups or self.steps)
 
 
 class Selector:
@@ -108,16 +55,12 @@ class Selector:
         max_response_tokens: int,
         baseline: Literal["selected", "finished"] = "selected",
     ) -> None:
-        self.ledger = Ledger()
-        self.num_cancelled = 0
-        """Candidates that a cancel was sent for."""
+        self.books = Books(max_response_tokens)
         self.num_unasked = 0
         """Candidates that a generator cancelled by itself, before the order to stop was here."""
         self.protocol_errors = 0
         """Messages about groups or candidates that do not exist."""
         self.last_protocol_error = ""
-        self.failures: Counter[str] = Counter()
-        """Failed candidates by reason."""
         self._planner = planner
         self._run_seed = run_seed
         self._wait_for_all_rewards = baseline == "finished"
@@ -125,13 +68,9 @@ class Selector:
         self._known: set[int] = set()
         """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
         self._num_live = 0
-        self._residual = ResidualLife(max_response_tokens)
-        self._latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
-        self._ends = RunEnds()
         self._version = 0
         self._frozen = False
         self._effects = Effects()
-        self._step_gauges: dict[str, float] = {}
 
     @property
     def num_live(self) -> int:
@@ -146,6 +85,7 @@ class Selector:
     def take_effects(self) -> Effects | None:
         """What has to be sent since the last call, or None."""
         effects = self._effects
+        effects.records = self.books.take_records()
         if not effects:
             return None
         self._effects = Effects()
@@ -181,19 +121,8 @@ class Selector:
         self._groups[plan.group_id] = LiveGroup(plan, peer, state)
         self._num_live += 1
         if plan.purpose == "train":
-            self.ledger.dispatched(plan.candidate_ids)
+            self.books.planned(plan)
             self._planner.dispatched(plan.group_id, plan.dispatch_version)
-            self._effects.records.append(
-                GroupPlanned(
-                    group_id=plan.group_id,
-                    prompt_id=plan.prompt_id,
-                    rule=plan.rule,
-                    group_size=plan.group_size,
-                    keep_longest=plan.keep_longest,
-                    candidate_ids=plan.candidate_ids,
-                    dispatch_version=plan.dispatch_version,
-                )
-            )
         self._effects.replies.append((peer, PlanAccepted(group_id=plan.group_id)))
 
     # --- from the generators --------------------------------------------------------------------------------------
@@ -225,10 +154,8 @@ class Selector:
         group.replica = message.replica
         length = message.response_tokens.size
         capped = message.finish_reason == "length"
-        if not self._report(group, message.candidate_id, length, capped=capped):
+        if not self._report(group, message.candidate_id, length, "capped" if capped else "finished"):
             return
-        if group.trains:
-            self._residual.finished(length)
         if self._frozen:
             return
         if group.state.candidate(index).status is Status.RUNNING:
@@ -245,18 +172,16 @@ class Selector:
             return
         group, index = found
         group.replica = message.replica
-        if not self._report(group, message.candidate_id, message.num_tokens):
+        status = group.state.candidate(index).status
+        on_order = message.reason == "cancelled" and status is Status.CANCELLED
+        if not self._report(group, message.candidate_id, message.num_tokens, "cancelled" if on_order else "other"):
             return
         if message.cancel_latency_s is not None:
-            self._latencies_ms.append(1e3 * message.cancel_latency_s)
-        status = group.state.candidate(index).status
+            self.books.cancel_took(message.cancel_latency_s)
         if message.reason == "failed":
             if status is Status.RUNNING and not self._frozen:
                 self._fail(group, index, "engine")
-        elif status is Status.CANCELLED:
-            if group.trains:
-                self._residual.cancelled(message.num_tokens)
-        elif not self._frozen:
+        elif not on_order and not self._frozen:
             # A generator that is being stopped aborts everything, and its report may be here before our own order
             # to stop: nothing is decided, `close` ends the candidate. Otherwise the gauge shows why a group hangs.
             self.num_unasked += 1
@@ -291,14 +216,7 @@ class Selector:
             if group is not None:
                 record.add(group.finished, group.state.kept)
                 self._end_kept(group, "trained", version=message.version)
-        self._ends.add(record)
-        self._effects.records.append(StepTrained(version=message.version, group_ids=message.group_ids))
-        self._step_gauges = {
-            **record.metrics(),
-            "cancel/tokens_saved": self._residual.tokens_saved(),
-            **self._latency_gauges(),
-        }
-        values = {**self._books(), **self._step_gauges}
+        values = self.books.step_done(message, record)
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
 
     def on_swept(self, message: GroupSwept) -> None:
@@ -317,40 +235,12 @@ class Selector:
     def close(self) -> dict[str, float]:
         """Close the books; return the role's part of the summary. Raises `ValueError` when they do not balance."""
         self.freeze()
-        for group in list(self._groups.values()):
-            if not group.ended and group.trains:
-                self._effects.records.append(GroupEnded(group_id=group.plan.group_id, outcome="cancelled"))
-        for end in self.ledger.close(self._last_progress):
-            if end.state == "cancelled_tail":
-                self._residual.cancelled(end.tokens)
-            self._record_end(self._groups[group_of(end.candidate_id)], end)
-        self.ledger.check()
-        ledger = self.ledger
-        self._effects.records.append(
-            RunClosed(
-                rollouts={str(state): count for state, count in ledger.rollouts.items()},
-                tokens={str(state): count for state, count in ledger.tokens.items()},
-                estimated=ledger.num_estimated,
-            )
-        )
-        summary = {f"rollouts/{state}": float(ledger.rollouts[state]) for state in LEDGER_STATES}
-        summary |= {f"tokens/{state}": float(ledger.tokens[state]) for state in LEDGER_STATES}
-        summary["rollouts/generated"] = float(ledger.generated)
-        summary["tokens/generated"] = float(ledger.tokens_generated)
-        summary["tokens_saved_estimate"] = self._residual.tokens_saved()
-        if self._latencies_ms:
-            summary["cancel_latency_ms/p50"] = _percentile(self._latencies_ms, 50)
-            summary["cancel_latency_ms/p99"] = _percentile(self._latencies_ms, 99)
-        summary |= self._ends.summary()
-        summary |= {f"failed/{reason}": float(count) for reason, count in sorted(self.failures.items())}
-        summary["tokens_estimated_rollouts"] = float(ledger.num_estimated)
-        return summary
+        return self.books.close(self._groups)
 
     def gauges(self) -> dict[str, float]:
         """Current values by metric name; cheap."""
         return {
-            **self._books(),
-            **self._step_gauges,
+            **self.books.values(),
             "selector/live_groups": float(self._num_live),
             "selector/unasked_cancels": float(self.num_unasked),
         }
@@ -363,17 +253,14 @@ class Selector:
         if group.trains:
             for index, verdict in decision.verdicts:
                 if verdict != "kept":
-                    end = self.ledger.decided(candidate_id(group_id, index), verdict)
-                    if end is not None:
-                        self._record_end(group, end)
+                    self.books.decided(group, index, verdict)
         if decision.cancel:
-            self.num_cancelled += len(decision.cancel)
+            self.books.num_cancelled += len(decision.cancel)
             ids = tuple(candidate_id(group_id, index) for index in decision.cancel)
             self._effects.cancels.append(Cancel(group.replica, ids))
         for failed, new in decision.replace:
             failed_id, new_id = candidate_id(group_id, failed), candidate_id(group_id, new)
-            self.ledger.dispatched((new_id,))
-            self._effects.records.append(CandidateReplaced(failed_id=failed_id, candidate_id=new_id))
+            self.books.replaced(failed_id, new_id)
             self._effects.replies.append(
                 (group.peer, ReplaceCandidate(group_id=group_id, failed_id=failed_id, candidate_id=new_id))
             )
@@ -393,7 +280,7 @@ class Selector:
             group.let_go()
             self._release(self._planner.complete(group_id))
             return
-        self._effects.records.append(GroupEnded(group_id=group_id, outcome="rejected", reason=decision.rejected_reason))
+        self.books.group_ended(group, "rejected", reason=decision.rejected_reason)
         self._effects.replies.append((group.peer, group.outcome("rejected", decision.rejected_reason)))
         self._end_group(group)
         self._release(self._planner.dropped(group_id))
@@ -413,13 +300,9 @@ class Selector:
         return None
 
     def _end_kept(self, group: LiveGroup, fate: Fate, *, version: int | None = None, reason: str = "") -> None:
-        for candidate in group.kept_ids:
-            end = self.ledger.decided(candidate, fate)
-            if end is not None:
-                self._record_end(group, end)
-        self._effects.records.append(
-            GroupEnded(group_id=group.plan.group_id, outcome=fate, version=version, reason=reason)
-        )
+        for index in group.state.kept:
+            self.books.decided(group, index, fate)
+        self.books.group_ended(group, fate, version=version, reason=reason)
         self._effects.replies.append((group.peer, group.outcome(fate, reason)))
         self._end_group(group)
 
@@ -432,7 +315,7 @@ class Selector:
         """Let a group go once its outcome is out and every final report is in."""
         group_id = group.plan.group_id
         if group.ended and not any(
-            self.ledger.is_open(candidate_id(group_id, c.index)) for c in group.state.candidates
+            self.books.ledger.is_open(candidate_id(group_id, c.index)) for c in group.state.candidates
         ):
             self._groups.pop(group_id, None)
 
@@ -440,35 +323,22 @@ class Selector:
         group.reasons[index] = reason
         decision = group.state.on_failed(index)
         if any(verdict == "failed" for _, verdict in decision.verdicts):
-            self.failures[reason] += 1
+            self.books.failures[reason] += 1
         self._apply(group, decision)
 
-    def _report(self, group: LiveGroup, candidate: int, tokens: int, *, capped: bool = False) -> bool:
+    def _report(
+        self,
+        group: LiveGroup,
+        candidate: int,
+        tokens: int,
+        ending: Literal["finished", "capped", "cancelled", "other"],
+    ) -> bool:
         """Enter a final token count; False for a repeat."""
         if not group.trains:
             return group.state.candidate(index_of(candidate)).status is Status.RUNNING
-        news, end = self.ledger.reported(candidate, tokens)
-        if end is not None:
-            self._record_end(group, end, capped=capped)
-            self._forget_if_settled(group)
+        news = self.books.reported(group, candidate, tokens, ending)
+        self._forget_if_settled(group)
         return news
-
-    def _record_end(self, group: LiveGroup, end: Ended, *, capped: bool = False) -> None:
-        candidate = group.state.candidate(index_of(end.candidate_id))
-        self._effects.records.append(
-            CandidateEnded(
-                candidate_id=end.candidate_id,
-                state=end.state,
-                tokens=end.tokens,
-                estimated=end.estimated,
-                capped=capped or candidate.capped,
-                reward=candidate.reward,
-                reason=group.reasons.get(candidate.index, ""),
-            )
-        )
-
-    def _last_progress(self, candidate: int) -> int:
-        return self._groups[group_of(candidate)].state.candidate(index_of(candidate)).tokens
 
     def _find(self, candidate: int, what: str) -> tuple[LiveGroup, int] | None:
         group = self._groups.get(group_of(candidate))
@@ -489,15 +359,3 @@ class Selector:
     def _stray(self, text: str) -> None:
         self.protocol_errors += 1
         self.last_protocol_error = text
-
-    def _books(self) -> dict[str, float]:
-        values = {f"tokens/{state}": float(count) for state, count in self.ledger.tokens.items()}
-        values["cancel/rollouts"] = float(self.num_cancelled)
-        return values
-
-    def _latency_gauges(self) -> dict[str, float]:
-        return {"cancel/latency_p99_ms": _percentile(self._latencies_ms, 99)} if self._latencies_ms else {}
-
-
-def _percentile(values: deque[float], percent: float) -> float:
-    return float(np.percentile(np.fromiter(values, dtype=np.float64, count=len(values)), percent))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from darts_async.algorithms.effects import Effects
 from darts_async.algorithms.ledger_records import CandidateEnded, CandidateReplaced, GroupPlanned, LedgerRecord
-from darts_async.algorithms.selector import Effects, Selector
+from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
@@ -129,7 +130,7 @@ class Fuzzer:
         self.to_score += [wanted.candidate_id for wanted in effects.scores]
         self.given_out += [group.group_id for group in effects.groups]
         self.outcomes.update(reply.group_id for _, reply in effects.replies if isinstance(reply, GroupOutcome))
-        self.selector.ledger.check()
+        self.selector.books.ledger.check()
         for group in effects.groups:
             assert len(group.candidate_ids) >= 2
             for candidate in group.candidate_ids:
@@ -164,7 +165,7 @@ def test_the_fuzzer_reached_training() -> None:
         rng = random.Random(seed)
         for _ in range(300):
             fuzzer.play(*some_event(rng))
-    ends = Counter(state for f in fuzzers for state, count in f.selector.ledger.rollouts.items() if count)
+    ends = Counter(state for f in fuzzers for state, count in f.selector.books.ledger.rollouts.items() if count)
     assert all(ends[state] >= 5 for state in ("trained", "rejected", "cancelled_tail", "failed"))
     assert ends["stale"] >= 1
 

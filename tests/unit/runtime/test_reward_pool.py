@@ -19,7 +19,7 @@ import uvloop
 
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.errors import RunFailed
-from darts_async.runtime import reward_pool
+from darts_async.runtime import reward_process
 from darts_async.runtime.reward_pool import RewardFailed, RewardPool
 from darts_async.runtime.reward_worker import Setup
 from darts_async.tasks import load_task
@@ -150,7 +150,7 @@ def test_two_hundred_scores_of_which_some_raise_hang_or_kill_their_worker(
                 assert result == i + 1
         assert pool.stats.scored == 192 and pool.stats.failed.total() == 8
         # Four workers were lost; the last of them need not have been replaced before the close.
-        assert 5 <= pool.stats.started <= 6
+        assert 5 <= pool.num_started <= 6
         assert time.monotonic() - started_s < 20
         assert not children()
 
@@ -193,7 +193,7 @@ def test_a_worker_killed_while_idle_costs_no_candidate(run_on: Runner, odd_comma
 
 
 def test_a_leaking_worker_is_replaced(odd_command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_pool, "MAX_GROWTH_BYTES", 64 << 20)
+    monkeypatch.setattr(reward_process, "MAX_GROWTH_BYTES", 64 << 20)
 
     async def work() -> None:
         pool = odd_pool(odd_command)

@@ -1,0 +1,173 @@
+"""Everything the selector writes down: the ledger, its records, and what the summary and the gauges are made of.
+
+Decides nothing. It turns verdicts, reports and steps into ledger entries and `LedgerRecord`s, and adds up what was
+saved, how fast cancels were, why candidates failed, and what the steps looked like. Invariant: one `CandidateEnded`
+record per candidate that was entered, written when the ledger ends it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import numpy as np
+
+from darts_async.algorithms.ledger import Ended, Ledger
+from darts_async.algorithms.ledger_records import (
+    CandidateEnded,
+    CandidateReplaced,
+    GroupEnded,
+    GroupPlanned,
+    LedgerRecord,
+    RunClosed,
+    StepTrained,
+)
+from darts_async.algorithms.live_group import LiveGroup
+from darts_async.algorithms.residual_life import ResidualLife
+from darts_async.algorithms.step_record import RunEnds, StepRecord
+from darts_async.messages import LEDGER_STATES, GroupPlan, LedgerState, StepDone, candidate_id, group_of, index_of
+
+__all__ = ["Books"]
+
+LATENCY_WINDOW: Final = 65_536
+"""Cancel latencies that the percentiles are taken over: the latest of a long run."""
+
+
+class Books:
+    """The books of a run's training groups; evaluations are not in them."""
+
+    def __init__(self, max_response_tokens: int) -> None:
+        self.ledger = Ledger()
+        self.num_cancelled = 0
+        """Candidates that a cancel was decided for."""
+        self.failures: Counter[str] = Counter()
+        """Failed candidates by reason."""
+        self._residual = ResidualLife(max_response_tokens)
+        self._latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self._ends = RunEnds()
+        self._step_values: dict[str, float] = {}
+        self._records: list[LedgerRecord] = []
+
+    def take_records(self) -> list[LedgerRecord]:
+        """Records since the last call, in order."""
+        records, self._records = self._records, []
+        return records
+
+    def planned(self, plan: GroupPlan) -> None:
+        """Enter a group's candidates."""
+        self.ledger.dispatched(plan.candidate_ids)
+        self._records.append(
+            GroupPlanned(
+                group_id=plan.group_id,
+                prompt_id=plan.prompt_id,
+                rule=plan.rule,
+                group_size=plan.group_size,
+                keep_longest=plan.keep_longest,
+                candidate_ids=plan.candidate_ids,
+                dispatch_version=plan.dispatch_version,
+            )
+        )
+
+    def replaced(self, failed_id: int, new_id: int) -> None:
+        """Enter a candidate in the place of one that failed."""
+        self.ledger.dispatched((new_id,))
+        self._records.append(CandidateReplaced(failed_id=failed_id, candidate_id=new_id))
+
+    def reported(
+        self,
+        group: LiveGroup,
+        candidate: int,
+        tokens: int,
+        ending: Literal["finished", "capped", "cancelled", "other"],
+    ) -> bool:
+        """Enter a generator's final token count and how it came about; False for a repeat."""
+        news, end = self.ledger.reported(candidate, tokens)
+        if news and ending in {"finished", "capped"}:
+            self._residual.finished(tokens)
+        elif news and ending == "cancelled":
+            self._residual.cancelled(tokens)
+        if end is not None:
+            self._write_end(group, end, capped=ending == "capped")
+        return news
+
+    def decided(self, group: LiveGroup, index: int, state: LedgerState) -> None:
+        """Enter a verdict."""
+        end = self.ledger.decided(candidate_id(group.plan.group_id, index), state)
+        if end is not None:
+            self._write_end(group, end)
+
+    def cancel_took(self, seconds: float) -> None:
+        """From a decision to the return of the engine's abort."""
+        self._latencies_ms.append(1e3 * seconds)
+
+    def group_ended(
+        self,
+        group: LiveGroup,
+        outcome: Literal["trained", "rejected", "stale", "cancelled"],
+        *,
+        version: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Enter what became of a group."""
+        group_id = group.plan.group_id
+        self._records.append(GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason))
+
+    def step_done(self, message: StepDone, record: StepRecord) -> dict[str, float]:
+        """Enter a step; return its metrics, the totals so far included."""
+        self._ends.add(record)
+        self._records.append(StepTrained(version=message.version, group_ids=message.group_ids))
+        self._step_values = {**record.metrics(), "cancel/tokens_saved": self._residual.tokens_saved()}
+        if self._latencies_ms:
+            self._step_values["cancel/latency_p99_ms"] = self._latency_ms(99)
+        return self.values()
+
+    def values(self) -> dict[str, float]:
+        """Totals so far and the last step's means, by metric name; cheap."""
+        values = {f"tokens/{state}": float(count) for state, count in self.ledger.tokens.items()}
+        return {**values, "cancel/rollouts": float(self.num_cancelled), **self._step_values}
+
+    def close(self, groups: Mapping[int, LiveGroup]) -> dict[str, float]:
+        """End whatever is open; return the summary. Raises `ValueError` when the books do not balance.
+
+        groups: by number, every group that has a candidate which has not ended.
+        """
+        for group in groups.values():
+            if not group.ended and group.trains:
+                self.group_ended(group, "cancelled")
+        for end in self.ledger.close(lambda c: groups[group_of(c)].state.candidate(index_of(c)).tokens):
+            if end.estimated and end.state == "cancelled_tail":
+                self._residual.cancelled(end.tokens)
+            self._write_end(groups[group_of(end.candidate_id)], end)
+        self.ledger.check()
+        rollouts = {str(state): self.ledger.rollouts[state] for state in LEDGER_STATES}
+        tokens = {str(state): self.ledger.tokens[state] for state in LEDGER_STATES}
+        estimated = self.ledger.num_estimated
+        self._records.append(RunClosed(rollouts=rollouts, tokens=tokens, estimated=estimated))
+        rollouts["generated"], tokens["generated"] = self.ledger.generated, self.ledger.tokens_generated
+        summary = {f"rollouts/{name}": float(count) for name, count in rollouts.items()}
+        summary |= {f"tokens/{name}": float(count) for name, count in tokens.items()}
+        summary["rollouts/tokens_estimated"] = float(estimated)
+        summary["tokens_saved_estimate"] = self._residual.tokens_saved()
+        if self._latencies_ms:
+            summary |= {f"cancel_latency_ms/p{percent}": self._latency_ms(percent) for percent in (50, 99)}
+        summary |= self._ends.summary()
+        return summary | {f"failed/{reason}": float(count) for reason, count in sorted(self.failures.items())}
+
+    def _write_end(self, group: LiveGroup, end: Ended, *, capped: bool = False) -> None:
+        candidate = group.state.candidate(index_of(end.candidate_id))
+        self._records.append(
+            CandidateEnded(
+                candidate_id=end.candidate_id,
+                state=end.state,
+                tokens=end.tokens,
+                estimated=end.estimated,
+                capped=capped or candidate.capped,
+                reward=candidate.reward,
+                reason=group.reasons.get(candidate.index, ""),
+            )
+        )
+
+    def _latency_ms(self, percent: float) -> float:
+        values = np.fromiter(self._latencies_ms, dtype=np.float64, count=len(self._latencies_ms))
+        return float(np.percentile(values, percent))
