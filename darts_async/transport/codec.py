@@ -36,7 +36,15 @@ _DTYPES: Final[dict[object, np.dtype[Any]]] = {code: np.dtype(code) for code in 
 _CODES: Final[dict[np.dtype[Any], str]] = {dtype: str(code) for code, dtype in _DTYPES.items()}
 _BOOL: Final = np.dtype(np.bool_)
 _UINT8: Final = np.dtype(np.uint8)
-_BAD_INPUT: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
+_BAD_INPUT: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    BufferError,
+)
 
 
 class Codec(Generic[T]):

@@ -137,11 +137,10 @@ class LinkSocket:
         self.readers.wake_all()
         for lane in self.writers.values():
             lane.wake_all()
-        self._socket.setsockopt(zmq.LINGER, max(0, int(linger_s * 1000)))
         if self._sends and linger_s > 0:
             await self._close_and_watch(linger_s)
         else:
-            self._socket.close()
+            self._socket.close(0)
 
     def _hand_over(self, frames: Sequence[Frame]) -> bool:
         send = self._send
@@ -222,7 +221,7 @@ class LinkSocket:
             address = f"inproc://darts-link-closed-{next(_monitor_numbers)}"
             self._socket.monitor(address, zmq.EVENT_MONITOR_STOPPED)
             monitor.connect(address)
-            self._socket.close()
+            self._socket.close(int(linger_s * 1000))
             self._loop.add_reader(monitor_fd, look)
             look()
             with contextlib.suppress(TimeoutError):
@@ -231,5 +230,5 @@ class LinkSocket:
                     await done
         finally:
             self._loop.remove_reader(monitor_fd)
-            self._socket.close()
+            self._socket.close(0)
             monitor.close(0)

@@ -1,0 +1,231 @@
+"""What only real sockets can get wrong: bytes from strangers, addresses, copies, descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from darts_async.errors import LinkBroken, ProtocolError
+from darts_async.messages import CancelRollouts, Credits, RolloutEnded, ToSelector, Trajectory, VersionSpan
+from darts_async.transport.codec import Codec
+from darts_async.transport.zmq_links import zmq_dealer, zmq_hub, zmq_receiver, zmq_sender
+
+DEADLINE_S = 20.0
+GARBAGE = [
+    [b""],
+    [b"\xc1"],
+    [b"\x91" * 5000],
+    [msgspec.msgpack.encode({"type": "Nonsense"})],
+    [msgspec.msgpack.encode({"type": "StreamEnd", "role": "learner", "rank": -1})],
+    [msgspec.msgpack.encode({"type": "StreamEnd", "role": "learner", "rank": 0}), b"surplus"],
+    [b"x"] * 300,
+]
+
+
+def ended(number: int) -> RolloutEnded:
+    return RolloutEnded(candidate_id=number, replica=0, reason="failed", num_tokens=0)
+
+
+def long_response(number: int, tokens: int) -> Trajectory:
+    return Trajectory(
+        candidate_id=number,
+        replica=0,
+        finish_reason="stop",
+        response_tokens=np.arange(tokens, dtype=np.int32),
+        behaviour_logprobs=-np.arange(tokens, dtype=np.float32),
+        version_spans=(VersionSpan(0, 0),),
+    )
+
+
+async def test_garbage_is_refused_and_the_link_goes_on(zmq_world: Any) -> None:
+    receiver, sender = zmq_world.stream()
+    stranger = zmq_world.raw(zmq.PUSH, receiver.endpoint)
+    async with asyncio.timeout(DEADLINE_S):
+        for frames in GARBAGE:
+            stranger.send_multipart(frames)
+            with pytest.raises(ProtocolError):
+                await receiver.recv()
+        await sender.send(ended(5))
+        assert (await receiver.recv()).candidate_id == 5
+    assert receiver.stats.received == len(GARBAGE) + 1
+
+
+async def test_a_hub_names_the_peer_whose_message_it_refuses(zmq_world: Any) -> None:
+    hub, make_dealer = zmq_world.exchange()
+    nameless = zmq_world.raw(zmq.DEALER, hub.endpoint)
+    nameless.send(b"\xc1")
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(ProtocolError, match=r"from b'\\x00"):
+            await hub.recv()
+        dealer = make_dealer("generator-0")
+        await dealer.send(Credits(replica=0, granted_total=1))
+        assert (await hub.recv())[0] == "generator-0"
+
+
+async def test_a_frame_above_the_bound_never_gets_in(zmq_world: Any) -> None:
+    receiver = zmq_world.keep(
+        zmq_receiver(zmq_world.context, zmq_world.address(), Codec[Any](ToSelector, max_bytes=10_000))
+    )
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, receiver.endpoint, Codec[Any](ToSelector, max_bytes=10_000)))
+    zmq_world.raw(zmq.PUSH, receiver.endpoint).send(b"x" * 10_001)
+    with pytest.raises(ProtocolError, match="Trajectory of 16"):
+        await sender.send(long_response(1, 2000))
+    async with asyncio.timeout(DEADLINE_S):
+        await sender.send(ended(2))
+        assert (await receiver.recv()).candidate_id == 2
+
+
+@pytest.mark.parametrize("tokens", [100, 1 << 18])
+async def test_arrays_are_views_of_what_the_socket_received(zmq_world: Any, tokens: int) -> None:
+    receiver, sender = zmq_world.stream()
+    await sender.send(long_response(1, tokens))
+    got = await asyncio.wait_for(receiver.recv(), DEADLINE_S)
+    for array in (got.response_tokens, got.behaviour_logprobs):
+        assert isinstance(array.base, zmq.Frame) and len(array.base) == 4 * tokens
+        assert np.shares_memory(array, np.frombuffer(array.base, np.uint8))
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    assert (got.response_tokens == np.arange(tokens)).all() and (got.behaviour_logprobs == -np.arange(tokens)).all()
+
+
+async def test_received_arrays_outlive_their_link(zmq_world: Any) -> None:
+    receiver, sender = zmq_world.stream()
+    await sender.send(long_response(1, 1 << 16))
+    got = await asyncio.wait_for(receiver.recv(), DEADLINE_S)
+    await sender.close()
+    await receiver.close()
+    assert int(got.response_tokens.sum()) == (1 << 15) * ((1 << 16) - 1)
+
+
+async def test_a_taken_address_is_named(zmq_world: Any) -> None:
+    receiver, _ = zmq_world.stream()
+    with pytest.raises(LinkBroken, match="already in use") as caught:
+        zmq_receiver(zmq_world.context, receiver.endpoint, Codec[Any](ToSelector))
+    assert receiver.endpoint in str(caught.value)
+    with pytest.raises(LinkBroken, match="already in use"):
+        zmq_hub(zmq_world.context, receiver.endpoint, send=Codec[Any](CancelRollouts), receive=Codec[Any](Credits))
+
+
+async def test_the_socket_file_of_a_dead_process_is_no_obstacle(zmq_world: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    receiver = zmq_world.keep(zmq_receiver(zmq_world.context, f"ipc://{path}", Codec[Any](ToSelector)))
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, receiver.endpoint, Codec[Any](ToSelector)))
+    await sender.send(ended(1))
+    assert (await asyncio.wait_for(receiver.recv(), DEADLINE_S)).candidate_id == 1
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "tcp://256.0.0.1:1", "ipc:///no/such/folder/s"])
+async def test_an_impossible_address_is_named(zmq_world: Any, endpoint: str) -> None:
+    with pytest.raises(LinkBroken) as caught:
+        zmq_receiver(zmq_world.context, endpoint, Codec[Any](ToSelector))
+    assert endpoint in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "\0x", "x" * 256])
+async def test_a_dealer_needs_a_proper_name(zmq_world: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        zmq_dealer(zmq_world.context, "ipc:///tmp/x", name, send=Codec[Any](Credits), receive=Codec[Any](Credits))
+
+
+async def test_a_high_water_mark_of_zero_would_be_no_bound(zmq_world: Any) -> None:
+    with pytest.raises(ValueError, match="high-water"):
+        zmq_receiver(zmq_world.context, zmq_world.address(), Codec[Any](ToSelector), hwm=0)
+
+
+async def test_a_sender_may_come_before_its_receiver(zmq_world: Any, tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/late"
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, endpoint, Codec[Any](ToSelector), hwm=4))
+    tasks = [asyncio.ensure_future(sender.send(ended(number))) for number in range(10)]
+    done, waiting = await asyncio.wait(tasks, timeout=0.05)
+    assert (len(done), len(waiting)) == (4, 6)
+    receiver = zmq_world.keep(zmq_receiver(zmq_world.context, endpoint, Codec[Any](ToSelector)))
+    async with asyncio.timeout(DEADLINE_S):
+        assert [(await receiver.recv()).candidate_id for _ in range(10)] == list(range(10))
+        await asyncio.gather(*tasks)
+
+
+async def test_traffic_in_both_directions_never_stalls(zmq_world: Any) -> None:
+    """Sends and receives of one socket take each other's wake-ups; every message must still get through."""
+    hub, make_dealer = zmq_world.exchange(hwm=2)
+    dealers = [make_dealer(f"generator-{number}") for number in range(3)]
+    count = 400
+    chance = random.Random(5)
+
+    async def up(lane: int) -> None:
+        for number in range(count):
+            await dealers[lane].send(Credits(replica=lane, granted_total=number))
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+
+    async def down(lane: int) -> None:
+        for number in range(count):
+            await hub.send(f"generator-{lane}", CancelRollouts(candidate_ids=(number,), decided_at_s=0.0))
+
+    async def collect(lane: int) -> list[int]:
+        return [(await dealers[lane].recv()).candidate_ids[0] for _ in range(count)]
+
+    async with asyncio.timeout(DEADLINE_S):
+        for lane, dealer in enumerate(dealers):
+            await dealer.send(Credits(replica=lane, granted_total=0))
+            await hub.recv()
+        async with asyncio.TaskGroup() as tasks:
+            collected = [tasks.create_task(collect(lane)) for lane in range(3)]
+            for lane in range(3):
+                tasks.create_task(up(lane))
+                tasks.create_task(down(lane))
+            heard = [await hub.recv() for _ in range(3 * count)]
+    for lane in range(3):
+        assert collected[lane].result() == list(range(count))
+        assert [m.granted_total for name, m in heard if name == f"generator-{lane}"] == list(range(count))
+
+
+async def test_a_link_that_nobody_reads_is_quiet(zmq_world: Any) -> None:
+    """A full inbox must not leave a readable descriptor behind that turns the loop for nothing."""
+    receiver, sender = zmq_world.stream(hwm=4)
+    for number in range(4):
+        await sender.send(ended(number))
+    loop = asyncio.get_running_loop()
+    end = loop.time() + DEADLINE_S
+    while receiver.stats.depth < 2:
+        assert loop.time() < end
+        await asyncio.sleep(0.002)
+    before = os.times()
+    await asyncio.sleep(0.3)
+    after = os.times()
+    assert after.user + after.system - before.user - before.system < 0.2
+
+
+async def test_closing_returns_every_descriptor(zmq_world: Any, open_files: Callable[[], int]) -> None:
+    async def life() -> None:
+        receiver, sender = zmq_world.stream()
+        hub, make_dealer = zmq_world.exchange()
+        dealer = make_dealer("generator-0")
+        await dealer.send(Credits(replica=0, granted_total=1))
+        await hub.recv()
+        await sender.send(long_response(1, 1 << 16))
+        await receiver.recv()
+        for link in (sender, dealer, hub, receiver):
+            await link.close()
+
+    async with asyncio.timeout(DEADLINE_S):
+        await life()  # what the context keeps for itself is open from here on
+        before = open_files()
+        for _ in range(10):
+            await life()
+        for _ in range(100):  # the connections' other ends may still be closing
+            if open_files() <= before:
+                break
+            await asyncio.sleep(0.01)
+    assert open_files() <= before
