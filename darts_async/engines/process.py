@@ -7,34 +7,24 @@ that asks for it has to do so in a thread that lives as long as the engine: `Las
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import multiprocessing
-import os
-import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
+
+from darts_async.parent_death import die_with_parent
 
 T = TypeVar("T")
 
 DIE_WITH_PARENT: Final = "DARTS_ASYNC_ENGINE_DIES_WITH_PARENT"
 """Environment variable by which a generator asks the engine processes it starts to die with their parent."""
 
-_PR_SET_PDEATHSIG: Final = 1
 
-
-def die_with_parent() -> None:
-    """In a child of `multiprocessing`: have the kernel kill this process when its parent dies. Elsewhere: nothing.
-
-    The child exits at once when the parent died before the kernel knew.
-    """
+def engine_child_dies_with_parent() -> None:
+    """In a child of `multiprocessing`: have the kernel kill this process when its parent dies. Elsewhere: nothing."""
     parent = multiprocessing.parent_process()
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent.pid:
-        os._exit(1)
+    if parent is not None:
+        die_with_parent(parent.pid)
 
 
 class LastingThread(Generic[T]):

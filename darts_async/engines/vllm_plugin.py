@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from darts_async.engines.process import DIE_WITH_PARENT, die_with_parent
+from darts_async.engines.process import DIE_WITH_PARENT, engine_child_dies_with_parent
 
 PLUGIN: Final = "darts_async"
 """Name of the entry point."""
@@ -26,7 +26,7 @@ BACKENDS: Final[dict[str, tuple[str, str]]] = {
 def register() -> None:
     """Entry point. May be called any number of times in a process."""
     if os.environ.get(DIE_WITH_PARENT) == "1":
-        die_with_parent()
+        engine_child_dies_with_parent()
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory  # noqa: PLC0415 - heavy
 
     for name, (module, attribute) in BACKENDS.items():

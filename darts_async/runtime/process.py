@@ -25,8 +25,8 @@ from darts_async.config import Config, load_config
 from darts_async.errors import DartsError, TransportError
 from darts_async.log import configure
 from darts_async.messages import Role
+from darts_async.parent_death import die_with_parent
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
-from darts_async.runtime.parent_death import die_with_parent
 from darts_async.runtime.sockets import Sockets
 from darts_async.runtime.supervision import SupervisorClient
 from darts_async.runtime.topology import Topology

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from darts_async.runtime.parent_death import die_with_parent
+from darts_async.parent_death import die_with_parent
 
 __all__ = ["FRAME_HEADER_BYTES", "MAX_FRAME_BYTES", "Job", "Loaded", "Score", "Scorer", "Setup", "frame", "main"]
 

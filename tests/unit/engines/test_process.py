@@ -15,11 +15,11 @@ from darts_async.engines.process import LastingThread
 
 _PARENT = """
 import asyncio, multiprocessing, sys, time
-from darts_async.engines.process import LastingThread, die_with_parent
+from darts_async.engines.process import LastingThread, engine_child_dies_with_parent
 
 
 def child(queue):
-    die_with_parent()
+    engine_child_dies_with_parent()
     queue.put("armed")
     time.sleep(60)
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pr
 
 CHILD = """
 import sys, time
-from darts_async.runtime.parent_death import die_with_parent
+from darts_async.parent_death import die_with_parent
 assert die_with_parent(*map(int, sys.argv[1:])) is True
 print("up", flush=True)
 time.sleep(60)
