@@ -57,8 +57,7 @@ class RunPaths:
 
     @property
     def weights(self) -> Path:
-        """Folder of published weight versions, in shared memory where there is some; named by the run folder so that
-        what a killed run left behind is found and removed at the next start."""
+        """Folder of published weight versions, in shared memory where there is some; named by the run folder."""
         tag = hashlib.sha256(str(self.root).encode()).hexdigest()[:16]
         base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else self.root
         return base / f"darts-async-{tag}"

@@ -17,6 +17,7 @@ from darts_async.config import Config, to_toml
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
 from darts_async.errors import ConfigError
+from darts_async.launcher import shared_weights
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 
 _MIN_FREE_BYTES = 64 << 20
@@ -54,9 +55,7 @@ def create_run_folder(plan: Plan) -> None:
         for folder in (paths.logs, paths.ledger, paths.checkpoints):
             folder.mkdir()
         paths.resolved_config.write_text(to_toml(plan.config), "utf-8")
-        # A killed run of the same name leaves its last weights in shared memory.
-        shutil.rmtree(paths.weights, ignore_errors=True)
-        paths.weights.mkdir(mode=0o700)
+        shared_weights.create(paths.weights)
     except FileExistsError:
         raise _name_taken(plan.config, paths) from None
     except OSError as error:

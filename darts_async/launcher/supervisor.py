@@ -21,6 +21,7 @@ import msgspec
 
 from darts_async.config.rules import parse_bind
 from darts_async.errors import LinkBroken
+from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan
 from darts_async.launcher.record import RunRecord, Status
 from darts_async.launcher.roles import RoleProcess, spawn_roles
@@ -115,7 +116,7 @@ class _Supervisor:
             await self._control.close(0.2)
             self._metrics.close()
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(self._paths.weights, ignore_errors=True)
+            shared_weights.remove(self._paths.weights)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """A bug in the launcher itself must end the run too, with its own name on it."""
