@@ -119,7 +119,7 @@ class TrainingRecord:
             "learner/publish_ms": publish_ms,
             "learner/idle_ratio": step.wait_s / wall_s if wall_s > 0 else 0.0,
             "learner/skipped_steps": float(self.num_skipped),
-            "reward/kept_mean": self._rewards[-1],
+            "reward/kept": self._rewards[-1],
             "response_length/kept": self._lengths[-1],
             "staleness/mean": step.staleness_tokens / max(step.tokens, 1),
             "staleness/max": float(step.staleness_max),

@@ -248,7 +248,7 @@ def test_versions_steps_and_the_last_checkpoint(play: Play, config: Config, mode
                 values = report.values
                 assert values["policy_version"] == step + 1
                 assert values["learner/tokens"] == 20 and values["staleness/mean"] == values["staleness/max"] == 0
-                assert values["reward/kept_mean"] == 0.5 and values["response_length/kept"] == 5
+                assert values["reward/kept"] == 0.5 and values["response_length/kept"] == 5
                 assert values["learner/grad_norm"] > 0 and values["learner/lr"] == 1e-3
                 assert values["learner/wait_s"] + values["learner/forward_backward_s"] <= values["learner/step_s"]
                 assert values["learner/logprob_diff_max"] > values["learner/logprob_diff_mean"] > 0

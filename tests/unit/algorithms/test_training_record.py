@@ -48,7 +48,7 @@ def test_staleness_is_per_token_and_per_group() -> None:
     values = _finish(record, 1.0, 4)
     assert values["staleness/mean"] == pytest.approx(24 / 16)
     assert values["staleness/max"] == 2
-    assert values["response_length/kept"] == 8 and values["reward/kept_mean"] == 0.5
+    assert values["response_length/kept"] == 8 and values["reward/kept"] == 0.5
     assert values["policy_version"] == 4
 
 

@@ -13,7 +13,7 @@ def test_a_dead_owners_folder_is_removed_and_a_living_ones_stays(tmp_path: Path)
     code = (
         f"from darts_async.launcher import shared_weights as s; from pathlib import Path; s.create(Path({str(dead)!r}))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code, str(dead)], check=True)
     assert dead.is_dir()
     shared_weights.create(living)
     assert living.is_dir()
