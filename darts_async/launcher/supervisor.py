@@ -77,6 +77,7 @@ class _Supervisor:
         self._started_s = time.monotonic()
         self._metrics = JsonlWriter(plan.paths.metrics)
         self._reports: dict[int, int] = {}
+        self._cancelled = 0.0
 
     def interrupt(self) -> None:
         """Ctrl-C: the first one drains, the second one kills."""
@@ -210,6 +211,9 @@ class _Supervisor:
             gauges |= {name: value for name, value in role.gauges.items() if "/" in name}
             if lag is not None:
                 gauges[f"{role.role}/loop_lag_p99_ms"] = lag
+        if (cancelled := values.get("cancel/rollouts")) is not None:
+            values["cancel/rollouts_in_step"] = cancelled - self._cancelled
+            self._cancelled = cancelled
         self._metrics.write({"step": step, "wall_s": time.monotonic() - self._started_s, **gauges, **values})
         self._view.step(step, {**gauges, **values})
 

@@ -53,7 +53,7 @@ def step_line(step: int, steps: int, values: Mapping[str, float]) -> str:
         ("reward/mean", "reward {:.2f}"),
         ("response_length/generated", "length {:.0f}"),
         ("response_length/kept", "kept {:.0f}"),
-        ("cancel/rollouts", "cancelled {:.0f}"),
+        ("cancel/rollouts_in_step", "cancelled {:.0f}"),
         ("staleness/mean", "staleness {:.2f}"),
         ("mismatch_kl", "mismatch {:.1e}"),
         ("learner/step_s", "{:.1f} s"),
@@ -220,7 +220,7 @@ _SHOWN = {
     "reward/mean": "reward",
     "response_length/generated": "length, generated",
     "response_length/kept": "length, kept",
-    "cancel/rollouts": "cancelled",
+    "cancel/rollouts_in_step": "cancelled",
     "staleness/mean": "staleness",
 }
 
