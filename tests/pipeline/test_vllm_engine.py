@@ -20,6 +20,7 @@ from darts_async.config import Config
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import EngineOutput
+from darts_async.engines.trainer import load_trainer
 from darts_async.engines.vllm_engine import VllmEngine
 from darts_async.errors import EngineDead, ProtocolError, RolloutError
 from darts_async.messages import RolloutRequest, VersionSpan, check_spans
@@ -232,6 +233,25 @@ async def test_after_the_last_swap_the_engine_is_the_file_loaded_afresh(served: 
         response = await collect(served.engine, request)
         expected = reference_logprobs(model, request.prompt_tokens, response.tokens, 1.0)
         assert (expected - torch.tensor(response.logprobs)).abs().max() < 5e-3
+
+
+async def test_what_the_learner_publishes_is_what_its_checkpoint_holds(served: Served, tmp_path: Path) -> None:
+    """Publish, swap, decode greedily; then load the checkpoint as a user would: the answers are the same."""
+    trainer = load_trainer(Config())
+    with torch.no_grad():
+        for parameter in trainer._model.parameters():
+            parameter.mul_(1 + 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    published = tmp_path / "published.safetensors"
+    trainer.publish(published)
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    await served.engine.update_weights(served.engine.version + 1, str(published))
+    served.weights = published
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
+    requests = [make_request(candidate, cap=48) for candidate in range(8)]
+    served.temperature(0.0)
+    greedy = await asyncio.gather(*(collect(served.engine, request) for request in requests))
+    served.temperature(1.0)
+    assert [response.tokens for response in greedy] == [reference_greedy(model, request) for request in requests]
 
 
 async def test_old_versions_and_repeats_are_ignored(served: Served) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.errors import ConfigError
-from darts_async.tasks import QUICKSTART_POLICY, load_task
+from darts_async.tasks import load_task
 from darts_async.tasks.chat import ChatTokenizer
 
 SHIPPED = ChatTokenizer(QUICKSTART_POLICY)
