@@ -21,6 +21,7 @@ from darts_async.config import Config
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     AllocatorHello,
+    Credits,
     EvalResult,
     GroupComplete,
     GroupOutcome,
@@ -72,7 +73,7 @@ class _Allocator:
         self._config = config
         self._prompts = prompts
         budget = config.allocation.budget
-        assert budget is not None
+        assert isinstance(budget, float | int)
         self._dispatcher = Dispatcher(
             admission=Admission(
                 groups_per_step=config.group.groups_per_step,
@@ -94,8 +95,9 @@ class _Allocator:
 
     async def take_credits(self) -> None:
         while True:
-            peer, granted = await self._links.rollouts.recv()
-            self._dispatcher.credits.grant(peer, granted.granted_total)
+            peer, message = await self._links.rollouts.recv()
+            if isinstance(message, Credits):
+                self._dispatcher.credits.grant(peer, message.granted_total)
             self._wake.set()
 
     async def take_versions(self) -> None:

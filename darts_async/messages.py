@@ -193,6 +193,20 @@ class RolloutRequest(Message, frozen=True, kw_only=True):
             raise ValueError("a rollout needs a prompt")
 
 
+class LatencySamples(Message, frozen=True, kw_only=True):
+    """Per-token latency that a replica measured, by how many candidates were decoding (for the budget)."""
+
+    replica: NonNegative
+    concurrency: np.ndarray
+    """int32 [num]."""
+    per_token_s: np.ndarray
+    """float32 [num]: seconds from one token of a candidate to its next."""
+
+    def __post_init__(self) -> None:
+        _check_array("concurrency", self.concurrency, np.int32)
+        _check_array("per_token_s", self.per_token_s, np.float32, self.concurrency.size)
+
+
 class Credits(Message, frozen=True, kw_only=True):
     """How many candidates a replica has ever been ready to take (cumulative, so a repeat does no harm)."""
 
@@ -440,6 +454,7 @@ class Stop(Message, frozen=True, kw_only=True):
     reason: Literal["done", "interrupted", "fault"]
 
 
+FromGenerator: TypeAlias = Credits | LatencySamples
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupComplete | GroupOutcome

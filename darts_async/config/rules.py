@@ -94,14 +94,14 @@ def _check_allocation(config: Config) -> None:
             f"must not exceed allocation.max = {high}",
             "Lower allocation.min or raise allocation.max.",
         )
-    if not low <= budget <= high:
+    if budget != "auto" and not low <= budget <= high:
         raise ConfigError(
             "allocation.budget",
             budget,
             f"must lie between allocation.min = {low} and allocation.max = {high}",
             "Move the budget inside the bounds, or the bounds around it.",
         )
-    if config.selection.rule == "all" and budget != size:
+    if config.selection.rule == "all" and budget != size:  # also refuses `auto`: there is nothing to choose
         raise ConfigError(
             "allocation.budget",
             budget,

@@ -86,22 +86,39 @@ class GroupSection(Section):
 class SelectionSection(Section):
     """[selection]: which of the sampled candidates are trained on."""
 
-    rule: Literal["all", "shortest", "survivor"] = "survivor"
-    """`all`: every candidate (plain GRPO, budget = size). `shortest`: the n shortest, the rest cancelled once certain.
+    rule: Literal["all", "first_finished", "shortest", "dual_end", "survivor"] = "survivor"
+    """`all`: every candidate (plain GRPO, budget = size). `first_finished`: the first n to finish, in time. `shortest`:
+    the n shortest, the rest cancelled once certain. `dual_end`: the n - L shortest and the L longest (the paper).
     `survivor`: the n - L shortest and L drawn from the others."""
     baseline: Literal["selected", "finished"] = "selected"
     """What the advantage's mean is taken over: the kept candidates, or all that finished."""
+    zero_variance: Literal["keep", "drop", "rescue"] = "keep"
+    """Groups whose kept rewards are all equal carry no gradient. `keep`: their tokens count in the loss. `drop`: they
+    are not trained, another group is dispatched. `rescue`: the longest pick of the short end is swapped for the
+    shortest finished candidate with another reward, if there is one."""
 
 
 class AllocationSection(Section):
     """[allocation]: how many candidates are sampled for a prompt."""
 
-    budget: Annotated[float, Field(ge=1)] | None = None
-    """Mean number of candidates per prompt. Unset: 1.5 times the group size (the group size under rule `all`)."""
+    budget: Annotated[float, Field(ge=1)] | Literal["auto"] | None = None
+    """Mean number of candidates per prompt, or `auto`: where the expected shortening is worth the expected time.
+    Unset: 1.5 times the group size (the group size under rule `all`)."""
     min: PositiveInt | None = None
     """M_low: fewest candidates for a prompt. Unset: the group size."""
     max: PositiveInt | None = None
     """M_up: most candidates for a prompt. Unset: twice the group size."""
+
+    signal: Literal["std", "mean", "max", "mean_2std", "uniform"] = "uniform"
+    """What a prompt's share of the budget follows: the spread of its response lengths (`std`, the paper), their
+    `mean`, `max`, or mean plus two deviations (`mean_2std`); `uniform`: the same number for every prompt."""
+    ema: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Weight of a group's lengths in its prompt's running statistics."""
+    cost_weight: Annotated[float, Field(ge=0)] = 1.0
+    """lambda of `budget = "auto"`: how much relative time one unit of relative shortening is worth (no unit)."""
+    prune_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the prompts whose tails are pruned: of those at `max`, the ones with the largest signal use `shortest`
+    in the place of `dual_end`. What is not used carries over."""
 
 
 class RewardSection(Section):
@@ -135,6 +152,11 @@ class PipelineSection(Section):
     max_staleness: Annotated[int, Field(ge=0, le=64)] | None = None
     """eta: most versions between the oldest token of a group and the policy that trains on it. Unset: what the mode
     implies (0, 0, 1, 1). Setting another value than the mode's is an error; `async` takes 1 and more."""
+
+    unfinished: Literal["keep", "defer", "resume"] = "keep"
+    """What happens to groups that still decode when a step has all the groups it needs. `keep`: they go on and are
+    trained by a later step. `defer`: they are cancelled and their prompts wait for a long round of their own (tail
+    batching). `resume`: their candidates stop, keep their tokens, and go on in the next round (partial rollout)."""
 
 
 class GeneratorSection(Section):

@@ -23,7 +23,6 @@ from darts_async.config.rules import parse_bind
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan
-from darts_async.launcher.record import RunRecord, Status
 from darts_async.launcher.roles import RoleProcess, spawn_roles
 from darts_async.launcher.view import View
 from darts_async.messages import (
@@ -42,6 +41,7 @@ from darts_async.messages import (
     Warn,
 )
 from darts_async.metrics import JsonlWriter
+from darts_async.runtime.record import RunRecord, Status
 from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from darts_async.messages import (
     AllocatorHello,
     CancelRollouts,
-    Credits,
+    FromGenerator,
     FromLearner,
     GeneratorHello,
     GroupPlan,
@@ -57,7 +57,7 @@ class GeneratorLinks:
     """Links of one generator replica."""
 
     rank: int
-    rollouts: Dealer[Credits, RolloutRequest]
+    rollouts: Dealer[FromGenerator, RolloutRequest]
     trajectories: Sender[ToSelector]
     cancels: Dealer[GeneratorHello, CancelRollouts]
     policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
@@ -83,7 +83,7 @@ class AllocatorLinks:
 
     rank: int
     plans: Dealer[GroupPlan, PlanReply]
-    rollouts: Hub[RolloutRequest, Credits]
+    rollouts: Hub[RolloutRequest, FromGenerator]
     policy: Dealer[AllocatorHello, PolicyUpdate]
     supervisor: Supervisor
 

@@ -12,7 +12,7 @@ import msgspec
 
 from darts_async.messages import (
     CancelRollouts,
-    Credits,
+    FromGenerator,
     FromLearner,
     FromSupervisor,
     GeneratorHello,
@@ -47,7 +47,7 @@ class LinkSpec:
 LINKS: dict[LinkName, LinkSpec] = {
     "control": LinkSpec("hub", "supervisor", ToSupervisor, FromSupervisor),
     "plans": LinkSpec("hub", "selector", GroupPlan, PlanReply),
-    "rollouts": LinkSpec("hub", "allocator", Credits, RolloutRequest),
+    "rollouts": LinkSpec("hub", "allocator", FromGenerator, RolloutRequest),
     "trajectories": LinkSpec("stream", "selector", ToSelector),
     "cancels": LinkSpec("hub", "selector", GeneratorHello, CancelRollouts),
     "groups": LinkSpec("stream", "learner", TrainGroup | StreamEnd),

@@ -3,8 +3,8 @@
 import json
 import math
 
-from darts_async.launcher.record import RunRecord
 from darts_async.messages import LEDGER_STATES, EvalResult, Finished, StepMetrics
+from darts_async.runtime.record import RunRecord
 
 
 def test_a_step_is_merged_from_two_roles():
