@@ -69,7 +69,7 @@ def test_ill_typed_value_names_key_value_and_meaning():
         ([("selection.rule", "all")], "allocation.budget"),
         ([("sampling.top_p", "0.9")], "sampling.top_p"),
         ([("sampling.top_k", "50")], "sampling.top_k"),
-        ([("pipeline.mode", "sync")], "pipeline.max_staleness"),
+        ([("pipeline.mode", "sync"), ("pipeline.max_staleness", "1")], "pipeline.max_staleness"),
         ([("pipeline.max_staleness", "0")], "pipeline.max_staleness"),
         ([("generator.max_num_seqs", "15")], "generator.max_num_seqs"),
         ([("launch.bind", "udp://x")], "launch.bind"),
