@@ -35,7 +35,7 @@ from darts_async.messages import (
     StreamEnd,
     Trajectory,
 )
-from darts_async.metrics import percentile
+from darts_async.metrics import BusyClock, percentile
 from darts_async.runtime.links import GeneratorLinks
 
 _log = logging.getLogger(__name__)
@@ -92,28 +92,6 @@ class _Candidate:
         """Set when the engine's abort has returned; None if no abort was sent for it."""
 
 
-class _BusyClock:
-    """How long at least one candidate has been running."""
-
-    def __init__(self) -> None:
-        self._since = self._born = time.monotonic()
-        self._busy_s = 0.0
-        self.num_running = 0
-
-    def change(self, by: int) -> None:
-        """Count candidates that begin (+1) or end (-1)."""
-        now = time.monotonic()
-        if self.num_running:
-            self._busy_s += now - self._since
-        self._since = now
-        self.num_running += by
-
-    def read(self) -> tuple[float, float]:
-        """Return seconds busy and seconds in all."""
-        self.change(0)
-        return self._busy_s, time.monotonic() - self._born
-
-
 class _Replica:
     def __init__(self, links: GeneratorLinks, config: Config, engine: RolloutEngine) -> None:
         self._links = links
@@ -129,7 +107,7 @@ class _Replica:
         self._sending = asyncio.Lock()
         self._wanted: PolicyUpdate | None = None
         self._update_news = asyncio.Event()
-        self._clock = _BusyClock()
+        self._clock = BusyClock()
         self._counts = {"trajectories": 0, "cancelled": 0, "failed": 0, "tokens": 0}
         self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
@@ -137,7 +115,7 @@ class _Replica:
     async def serve(self) -> None:
         """Work until the run is stopped, then end every candidate and report it."""
         stopping = self._links.supervisor.stopping
-        self._clock = _BusyClock()
+        self._clock = BusyClock()
         async with asyncio.TaskGroup() as group:
             self._group = group
             intake = [

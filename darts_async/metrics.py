@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,28 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     ordered = sorted(samples)
     rank = max(1, math.ceil(percent / 100 * len(ordered)))
     return ordered[rank - 1]
+
+
+class BusyClock:
+    """How long at least one thing has been running, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._since = self._born = time.monotonic()
+        self._busy_s = 0.0
+        self.num_running = 0
+
+    def change(self, by: int) -> None:
+        """Count things that begin (+1) or end (-1)."""
+        now = time.monotonic()
+        if self.num_running:
+            self._busy_s += now - self._since
+        self._since = now
+        self.num_running += by
+
+    def read(self) -> tuple[float, float]:
+        """Return seconds busy and seconds in all."""
+        self.change(0)
+        return self._busy_s, time.monotonic() - self._born
 
 
 class JsonlWriter:

@@ -1,0 +1,147 @@
+"""Which runs a table is made of, and whether they can be compared. Reads configs, writes nothing.
+
+A cell is one preset with one seed. Cells of a seed share one engine, so everything that is fixed when an engine starts
+has to be the same for all of them; so has everything that would make their figures incomparable (task, batch, steps).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from darts_async.config import Config, load_config, to_toml
+from darts_async.config.paths import RunPaths
+from darts_async.errors import ConfigError
+
+PRESETS: Final = (
+    "grpo_sync",
+    "one_step_off",
+    "oversample_first_finished",
+    "tail_batching",
+    "partial_rollout",
+    "darts_paper",
+    "darts_best",
+)
+"""The rows of the published table."""
+
+_SHARED: Final = (
+    "run.steps",
+    "model",
+    "task",
+    "sampling",
+    "group.size",
+    "group.groups_per_step",
+    "reward",
+    "eval",
+    "generator.replicas",
+    "generator.engine",
+    "generator.stream_interval",
+    "generator.cpu_threads",
+    "generator.cpu_kvcache_gib",
+    "generator.engine_args",
+    "learner.threads",
+)
+"""What all presets of a table have in common."""
+
+
+class SeedPlan(msgspec.Struct, frozen=True):
+    """What one engine start is used for."""
+
+    configs: tuple[str, ...]
+    """Paths of resolved configs, in the order in which they run; each one's folder is its run folder."""
+    cell_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One preset with one seed."""
+
+    preset: str
+    seed: int
+    config: Config
+    """Resolved; its run folder is the cell's."""
+
+    @property
+    def name(self) -> str:
+        """Name of the cell and of its run folder."""
+        return self.config.run.name
+
+    @property
+    def paths(self) -> RunPaths:
+        """The cell's run folder."""
+        return RunPaths.of(self.config)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run of exactly this config; None if there is none, whether done or not."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.paths.resolved_config.read_text("utf-8") == to_toml(self.config):
+                summary = json.loads(self.paths.summary.read_text("utf-8"))
+                return summary if isinstance(summary, dict) else None
+        return None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has run to its end."""
+        summary = self.summary()
+        return summary is not None and summary.get("status") == "done"
+
+
+def make_cells(
+    presets: Sequence[str],
+    *,
+    seeds: int,
+    steps: int,
+    eval_prompts: int,
+    out: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> list[Cell]:
+    """Load every preset with every seed 0..seeds-1, seed by seed. Raises `ConfigError`; overrides go to all cells."""
+    labels = [Path(preset).stem for preset in presets]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError("--presets", ",".join(presets), f"`{label}` is there twice", "Name each preset once.")
+    for key, value in overrides:
+        if key.startswith("run."):
+            raise ConfigError(key, value, "the table sets it", "Use --out, --seeds and --steps.")
+    common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
+    cells = []
+    for seed in range(seeds):
+        for preset, label in zip(presets, labels, strict=True):
+            own = [("run.dir", str(out)), ("run.name", f"{label}-seed{seed}"), ("run.seed", str(seed))]
+            cells.append(Cell(label, seed, load_config(preset, [*common, *own])))
+    check_comparable(cells)
+    return cells
+
+
+def check_comparable(cells: Sequence[Cell]) -> None:
+    """Raise `ConfigError` unless the cells may stand in one table and share an engine."""
+    first = cells[0]
+    replicas = first.config.generator.replicas
+    if replicas != 1:
+        raise ConfigError("generator.replicas", replicas, "the table runs on one engine", "Set it to 1.")
+    for cell in cells[1:]:
+        for key in _SHARED:
+            value, wanted = _at(cell.config, key), _at(first.config, key)
+            if value != wanted:
+                rule = f"preset `{cell.preset}` differs from `{first.preset}` ({wanted!r}); one table has one value"
+                raise ConfigError(key, value, rule, f"Leave one of them out, or set it for all: --{key} VALUE.")
+
+
+def engine_config(configs: Sequence[Config]) -> Config:
+    """Return a config whose engine can serve all of these: the first one's, with the most slots that any needs."""
+    slots = max(config.generator.max_num_seqs for config in configs)
+    generator = configs[0].generator.model_copy(update={"max_num_seqs": slots})
+    return configs[0].model_copy(update={"generator": generator})
+
+
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value.model_dump() if hasattr(value, "model_dump") else value
