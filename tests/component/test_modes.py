@@ -1,0 +1,160 @@
+"""Whole runs in one process with the simulated engine: what each mode trains on, and that the books balance."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from actors.local import LocalRun
+from darts_async.config import Config, load_config
+from darts_async.config.paths import RunPaths
+from darts_async.engines.sim_engine import SimEngine
+from darts_async.engines.token_sums import TokenSums
+from darts_async.messages import LEDGER_STATES, Finished, Message, StepMetrics, TrainGroup
+
+_DEADLINE_S = 40.0
+
+
+@dataclass
+class Stats:
+    """What the learner reads of a finished step."""
+
+    version: int
+    skipped: bool = False
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    sums: TokenSums = field(default_factory=TokenSums)
+
+
+class Recorder:
+    """A trainer that writes down what it is given; publishes empty files."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.steps: list[list[TrainGroup]] = []
+        self.calls: list[int] = []
+        """Groups per `accumulate`."""
+        self._open: list[TrainGroup] = []
+
+    def accumulate(self, groups: list[TrainGroup]) -> TokenSums:
+        self.calls.append(len(groups))
+        self._open += groups
+        return TokenSums()
+
+    def apply_step(self) -> Stats:
+        self.steps.append(self._open)
+        self._open = []
+        self.version += 1
+        return Stats(self.version)
+
+    def abandon(self) -> None:
+        pass
+
+    def publish(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def save_checkpoint(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+
+    def contents(self) -> list[dict[int, tuple[Any, ...]]]:
+        """Per step: group id to everything of it that a gradient could depend on, in any order of arrival."""
+        return [
+            {
+                group.group_id: (
+                    group.prompt_id,
+                    group.candidate_ids,
+                    group.response_tokens.tobytes(),
+                    group.behaviour_logprobs.tobytes(),
+                    group.rewards.tobytes(),
+                    group.baseline_rewards.tobytes(),
+                    group.capped,
+                )
+                for group in step
+            }
+            for step in self.steps
+        ]
+
+
+@dataclass
+class Result:
+    trained: Recorder
+    reports: list[Message]
+    engines: list[SimEngine]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The selector's, with its ledger."""
+        return self.of("selector")
+
+    def of(self, role: str) -> dict[str, float]:
+        (found,) = [m.summary for m in self.reports if isinstance(m, Finished) and m.role == role]
+        return found
+
+    def check_books(self) -> None:
+        """Every candidate ended once, and the tokens are those that the engines made."""
+        for what in ("rollouts", "tokens"):
+            ended = sum(self.summary[f"{what}/{state}"] for state in LEDGER_STATES)
+            assert ended == self.summary[f"{what}/generated"] > 0
+        made = sum(m.summary["tokens"] for m in self.reports if isinstance(m, Finished) and m.role == "generator")
+        assert made == self.summary["tokens/generated"]
+        assert self.summary["rollouts/tokens_estimated"] == 0
+        trained = sum(len(group.candidate_ids) for step in self.trained.steps for group in step)
+        assert trained == self.summary["rollouts/trained"]
+        assert all(engine.num_unfinished == 0 for engine in self.engines)
+
+
+def play(tmp_path: Path, preset: str, *args: dict[str, Any], loop: Any = uvloop.new_event_loop, **keys: str) -> Result:
+    """One run of a preset, without evaluation; `args`: of each simulated engine; keys: `section__key` overrides."""
+    folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+    overrides = {
+        "run.dir": str(folder),
+        "run.name": "r",
+        "eval.prompts": "0",
+        "run.steps": "5",
+        "model.dtype": "float32",
+    }
+    overrides |= {"generator.engine": "sim", "generator.replicas": str(len(args)), "group.groups_per_step": "4"}
+    overrides |= {name.replace("__", "."): value for name, value in keys.items()}
+    config = load_config(preset, list(overrides.items()))
+    engines = [SimEngine(_with_args(config, arguments), rank) for rank, arguments in enumerate(args)]
+    trainer, reports = Recorder(), []
+
+    async def go() -> None:
+        run = LocalRun(config, reports.append)
+        await asyncio.wait_for(run.run(engines=engines, trainer=trainer), _DEADLINE_S)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(go())
+    assert len(trainer.steps) == config.run.steps
+    assert RunPaths.of(config).ledger.is_dir()
+    return Result(trainer, reports, engines)
+
+
+def _with_args(config: Config, arguments: dict[str, Any]) -> Config:
+    generator = config.generator.model_copy(update={"engine_args": {"mean_tokens": 30, "token_s": 0.0002} | arguments})
+    return config.model_copy(update={"generator": generator})
+
+
+FAST: dict[str, Any] = {}
+SLOW: dict[str, Any] = {"token_s": 0.001}
+
+
+@pytest.mark.parametrize("preset", ["grpo_sync", "quickstart"])
+def test_sync_and_stream_train_on_the_same_groups_whatever_the_speed(tmp_path: Path, preset: str):
+    sync = play(tmp_path, preset, FAST, pipeline__mode="sync")
+    # Another mode, another number of engines of different speed, another event loop.
+    stream = play(tmp_path, preset, SLOW, FAST, pipeline__mode="stream", loop=asyncio.new_event_loop)
+    assert [len(step) for step in sync.trained.contents()] == [4] * 5
+    assert sync.trained.contents() == stream.trained.contents()
+    assert sync.trained.calls == [4] * 5  # nothing is computed before the whole batch is there
+    assert len(stream.trained.calls) > 5
+    for result in (sync, stream):
+        result.check_books()
+        values = [m.values for m in result.reports if isinstance(m, StepMetrics)]
+        assert max(v.get("staleness/max", 0) for v in values) == 0
