@@ -188,7 +188,5 @@ class LengthStatistics:
         population = [total / self._all.num for total in self._all.sums]
         own = self._strata.get(stratum, _Average())
         weight = own.num + STRATUM_WEIGHT
-        blended = [
-            (total + STRATUM_WEIGHT * mean) / weight for total, mean in zip(own.sums, population, strict=True)
-        ]
+        blended = [(total + STRATUM_WEIGHT * mean) / weight for total, mean in zip(own.sums, population, strict=True)]
         return LengthProfile(*blended)

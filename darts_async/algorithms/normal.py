@@ -43,4 +43,4 @@ def hazard(score: float) -> float:
 
 def cumulative(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(Z <= score) for an array, by linear interpolation in a table (error below 1e-6)."""
-    return np.interp(scores, _TABLE_SCORES, _TABLE_LEVELS)
+    return np.asarray(np.interp(scores, _TABLE_SCORES, _TABLE_LEVELS), dtype=np.float64)
