@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
 from darts_async.config import Config
-from darts_async.messages import Finished, Message, Role, RunComplete
+from darts_async.messages import Begin, Finished, Message, Role, RunComplete
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
 from darts_async.transport.codec import Codec
@@ -25,7 +25,7 @@ Report = Callable[[Message], None]
 
 
 class LocalRun:
-    """One run in this process. `stop` may be called at any time; reports go to the callback in order."""
+    """One run in this process. `stop` may be called at any time; reports go to the callback in order, `Begin` first."""
 
     def __init__(self, config: Config, report: Report) -> None:
         self._config = config
@@ -97,11 +97,17 @@ class LocalRun:
         """The current gauges of all roles."""
         return {name: value for supervisor in self._supervisors for name, value in supervisor.gauges.items()}
 
+    @property
+    def states(self) -> dict[str, str]:
+        """What each role is doing, in a word or two."""
+        return {supervisor.name: supervisor.state for supervisor in self._supervisors}
+
     async def wait_begun(self) -> None:
         """The READY barrier."""
         self._num_ready += 1
         if self._num_ready == len(self._supervisors):
             self._begun.set()
+            self._report(Begin())
         await self._begun.wait()
 
     def take(self, message: Message) -> None:
@@ -130,6 +136,7 @@ class _LocalSupervisor:
         self.stop_reason = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
+        self.name = f"{role}-{rank}"
         self._run = run
         self._role = role
         self._rank = rank

@@ -56,6 +56,56 @@ def up(arguments: tuple[str, ...], dry_run: bool) -> None:
     sys.exit(_EXIT[_run(plan)["status"]])
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--live", is_flag=True, help="On the real engine: every cell is a short training run.")
+@click.option("--presets", default="", help="Comma-separated configs to compare. Default: the published table's.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=2, show_default=True, help="Seeds 0, 1, ...")
+@click.option("--steps", type=click.IntRange(1, 15), default=15, show_default=True, help="Learner steps of a cell.")
+@click.option("--eval-prompts", type=click.IntRange(0), default=64, show_default=True, help="Held-out prompts.")
+@click.option("--out", default="runs/bench", show_default=True, help="Folder of the table and of a run per cell.")
+@click.option("--cell-timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds for a cell.")
+@click.option("--write-readme", default="", metavar="FILE", help="Also put the table between its marks in a file.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--section.key VALUE ...]")
+def bench(
+    arguments: tuple[str, ...],
+    live: bool,
+    presets: str,
+    seeds: int,
+    steps: int,
+    eval_prompts: int,
+    out: str,
+    cell_timeout: float,
+    write_readme: str,
+) -> None:
+    """Compare presets side by side: tokens, times, lengths, rewards after the same number of trained groups.
+
+    One engine start per seed. Cells that are done are kept: the same command goes on where it was stopped.
+
+    \b
+        darts-async bench --live --presets grpo_sync,darts_best --seeds 1 --steps 5
+    """
+    source, overrides = parse_arguments(arguments)
+    if source is not None:
+        raise click.UsageError(f"unexpected argument {source!r}: name configs with --presets")
+    if not live:
+        raise click.UsageError("say --live: every cell is run on the engine")
+    from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    from darts_async.bench.plan import PRESETS, make_cells  # noqa: PLC0415
+    from darts_async.launcher.bench import run_table  # noqa: PLC0415
+
+    cells = make_cells(
+        [name for name in presets.split(",") if name] or PRESETS,
+        seeds=seeds,
+        steps=steps,
+        eval_prompts=eval_prompts,
+        out=Path(out).absolute(),
+        overrides=overrides,
+    )
+    readme = Path(write_readme) if write_readme else None
+    sys.exit(run_table(cells, Path(out).absolute(), cell_timeout_s=cell_timeout, readme=readme))
+
+
 def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
     """Split `[CONFIG] [--section.key VALUE | --section.key=VALUE ...]`. Raises `click.UsageError`."""
     source: str | None = None

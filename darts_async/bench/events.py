@@ -38,7 +38,7 @@ class CellEnded(msgspec.Struct, frozen=True, tag=True):
 
 Event: TypeAlias = EngineReady | CellStarted | CellStep | CellEnded
 
-_DECODER: Final = msgspec.json.Decoder(Event)
+_DECODER: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:

@@ -11,14 +11,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from darts_async.engines.base import EngineOutput, RolloutEngine
-from darts_async.errors import EngineDead
+from darts_async.errors import ConfigError, EngineDead
 from darts_async.messages import RolloutRequest, VersionSpan
 from darts_async.metrics import BusyClock
+
+
+def original_weights(folder: Path) -> Path:
+    """Return a model folder's one safetensors file. Raises `ConfigError` when its weights are in several."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        rule = f"has {len(files)} safetensors files, and an engine is only set back to a policy in one file"
+        raise ConfigError("model.path", str(folder), rule, "Save it again with `max_shard_size` above its size.")
+    return files[0]
 
 
 class RebasedEngine:
@@ -33,13 +41,14 @@ class RebasedEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self.clock = BusyClock()
-        """How long at least one request has been running."""
+        """How long at least one request of the run has been running."""
 
     async def rebase(self) -> None:
         """Begin a new run: the original weights are version 0. Raises what `update_weights` raises."""
         base = self._engine.version + 1
         await self._engine.update_weights(base, str(self._weights))
         self._base = base
+        self.clock = BusyClock()
 
     async def settle(self, limit_s: float) -> None:
         """End what a run left behind. Raises `EngineDead` when something stays."""
@@ -93,10 +102,6 @@ class RebasedEngine:
 
     async def close(self) -> None:
         """Nothing: the next run goes on with it."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else an engine offers, such as its measurements."""
-        return getattr(self._engine, name)
 
     def _shifted(self, output: EngineOutput) -> EngineOutput:
         spans = tuple(VersionSpan(span.version - self._base, span.start) for span in output.version_spans)

@@ -74,7 +74,7 @@ async def spawn_roles(config: Config, paths: RunPaths, topology_file: Path) -> l
                     stdout=sink,
                     stderr=sink,
                     start_new_session=True,
-                    env=_environment(config, role),
+                    env=environment(config, role),
                 )
             started.append(RoleProcess(role, rank, log, process))
     except BaseException:
@@ -84,7 +84,7 @@ async def spawn_roles(config: Config, paths: RunPaths, topology_file: Path) -> l
     return started
 
 
-def _environment(config: Config, role: Role) -> dict[str, str]:
+def environment(config: Config, role: Role) -> dict[str, str]:
     """The parent's environment with the role's share of the processor; thread pools read it before any code runs."""
     threads = {"generator": config.generator.cpu_threads, "learner": config.learner.threads}.get(role, 1)
     return {

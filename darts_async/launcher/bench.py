@@ -1,0 +1,148 @@
+"""`darts-async bench --live`: runs the cells that are missing, a process per engine start, and writes the table.
+
+Invariants: a finished cell is never run again or touched; a cell that fails, hangs or takes the engine with it is
+recorded with its reason and the others go on; when `run_table` returns, no process or shared-memory file is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import os
+import platform
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from darts_async.bench.plan import Cell
+from darts_async.bench.table import CellResult, to_csv, to_markdown
+from darts_async.errors import ConfigError
+from darts_async.launcher.bench_process import Interrupts, SeedProcess
+from darts_async.launcher.bench_view import BenchView
+from darts_async.launcher.preflight import check, create_run_folder
+
+_BEGIN = "<!-- the table of `darts-async bench --live` begins -->"
+_END = "<!-- the table of `darts-async bench --live` ends -->"
+
+
+def run_table(cells: Sequence[Cell], out: Path, *, cell_timeout_s: float, readme: Path | None) -> int:
+    """Run what is missing, write and show the table; return the exit status. Raises `ConfigError` before it starts."""
+    console = Console()
+    if readme is not None:
+        _parts(readme)
+    _clear_unfinished(cells)
+    out.mkdir(parents=True, exist_ok=True)
+    with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        whole = runner.run(_run_cells(cells, out, cell_timeout_s, view))
+    table = _write_table(cells, out)
+    console.print(table, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"table: {out / 'table.md'}, {out / 'table.csv'}", soft_wrap=True, markup=False, highlight=False)
+    if not whole:
+        return 130
+    if readme is not None:
+        head, tail = _parts(readme)
+        readme.write_text(f"{head}{_BEGIN}\n{table}{_END}{tail}", "utf-8")
+    return 0 if all(cell.done for cell in cells) else 1
+
+
+async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, view: BenchView) -> bool:
+    """Run what is not done yet; return False when interrupted. Raises `ConfigError` before anything starts."""
+    todo = [cell for cell in cells if not cell.done]
+    view.begin(cells, todo)
+    interrupts = Interrupts()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupts)
+    try:
+        for seed in dict.fromkeys(cell.seed for cell in todo):
+            left = [cell for cell in todo if cell.seed == seed]
+            while left and not interrupts.first.is_set():
+                for cell in left:
+                    _clear(cell)
+                    create_run_folder(check(cell.config, cell.preset))
+                left = await SeedProcess(left, out / f"seed{seed}.log", cell_timeout_s, view, interrupts).run()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return not interrupts.first.is_set()
+
+
+def _results(cells: Sequence[Cell]) -> list[CellResult]:
+    """Read what the cells left on disk."""
+    found = []
+    for cell in cells:
+        lines: list[dict[str, float]] = []
+        with contextlib.suppress(OSError, ValueError):
+            lines = [json.loads(line) for line in cell.paths.metrics.read_text("utf-8").splitlines()]
+        found.append(CellResult(cell.preset, cell.seed, cell.summary(), lines))
+    return found
+
+
+def _write_table(cells: Sequence[Cell], out: Path) -> str:
+    """Write `table.md` and `table.csv`; return the Markdown."""
+    found = _results(cells)
+    text = to_markdown(found, _note(cells, found))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text, "utf-8")
+    (out / "table.csv").write_text(to_csv(found), "utf-8")
+    return text
+
+
+def _parts(readme: Path) -> tuple[str, str]:
+    """What stands before and behind the table in a file. Raises `ConfigError` when it has no place for one."""
+    try:
+        head, begin, rest = readme.read_text("utf-8").partition(_BEGIN)
+    except OSError as error:
+        raise ConfigError("--write-readme", str(readme), f"cannot be read ({error})", "Check the path.") from None
+    _, end, tail = rest.partition(_END)
+    if not begin or not end:
+        raise ConfigError("--write-readme", str(readme), "has no place for the table", f"Add {_BEGIN} and {_END}.")
+    return head, tail
+
+
+def _note(cells: Sequence[Cell], found: Sequence[CellResult]) -> str:
+    """How the figures came about: what a reader needs to judge them."""
+    config = cells[0].config
+    dates = sorted({str(cell.summary.get("bench", {}).get("date", "")) for cell in found if cell.summary} - {""})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else dt.datetime.now().astimezone().date()
+    groups = config.run.steps * config.group.groups_per_step
+    return (
+        f"Every preset trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to {cells[-1].seed}, engine `{config.generator.engine}`, one engine start "
+        f"per seed, all roles in one process. {_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in "
+        f"parentheses the smallest and the largest; times vary with whatever else the machine does. `training s`: from "
+        f"the first dispatch to the last step. `useful`: trained over generated tokens. `length finished`: without "
+        f"cancelled candidates. Before and after: {config.eval.prompts} held-out prompts x {config.eval.samples} samples."
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _clear_unfinished(cells: Sequence[Cell]) -> None:
+    """Make room for what is to be run, and check that it can be. Raises `ConfigError`."""
+    todo = [cell for cell in cells if not cell.done]
+    for cell in todo:
+        _clear(cell)
+    for cell in {cell.preset: cell for cell in todo}.values():
+        check(cell.config, cell.preset)
+
+
+def _clear(cell: Cell) -> None:
+    """Remove what an unfinished attempt left. Raises `ConfigError` for a folder that is not one."""
+    root = cell.paths.root
+    if not root.exists():
+        return
+    if not cell.paths.resolved_config.is_file():
+        raise ConfigError("--out", str(root), "is there and is no run folder", "Choose another folder with --out.")
+    shutil.rmtree(root)

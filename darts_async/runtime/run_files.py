@@ -1,0 +1,59 @@
+"""The files of a run that its roles' reports become: `metrics.jsonl` as steps complete, `summary.json` at the end.
+
+Invariant: every step that some role reported has exactly one line, with all that was known of it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from darts_async.config.paths import RunPaths
+from darts_async.messages import StepMetrics
+from darts_async.metrics import JsonlWriter
+from darts_async.runtime.record import RunRecord, Status
+
+_REPORTS: Final = 2
+"""Of a step: the learner's and the selector's."""
+
+
+class RunFiles:
+    """Writes them. The folder exists."""
+
+    def __init__(self, paths: RunPaths, record: RunRecord) -> None:
+        self._paths = paths
+        self._record = record
+        self._metrics = JsonlWriter(paths.metrics)
+        self._started_s = time.monotonic()
+        self._reports: dict[int, int] = {}
+        self._cancelled = 0.0
+
+    def step(self, report: StepMetrics, gauges: Mapping[str, float]) -> dict[str, float] | None:
+        """Enter a report; return the step's values once it is complete and its line written, else None."""
+        values = self._record.add_step(report)
+        self._reports[report.step] = self._reports.get(report.step, 0) + 1
+        return self._line(report.step, values, gauges) if self._reports[report.step] == _REPORTS else None
+
+    def summarise(self, status: Status, reason: str = "", **extra: Any) -> dict[str, Any]:
+        """Write the lines that are still owed and the summary; return the summary."""
+        for step, values in sorted(self._record.steps.items()):
+            if self._reports.get(step, 0) < _REPORTS:
+                self._line(step, values, {})
+                self._reports[step] = _REPORTS
+        wall_s = time.monotonic() - self._started_s
+        summary = self._record.summary(status=status, wall_s=wall_s, reason=reason) | extra
+        self._paths.summary.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+        return summary
+
+    def close(self) -> None:
+        """Close the metrics file."""
+        self._metrics.close()
+
+    def _line(self, step: int, values: dict[str, float], gauges: Mapping[str, float]) -> dict[str, float]:
+        if (cancelled := values.get("cancel/rollouts")) is not None:
+            values["cancel/rollouts_in_step"] = cancelled - self._cancelled
+            self._cancelled = cancelled
+        self._metrics.write({"step": step, "wall_s": time.monotonic() - self._started_s, **gauges, **values})
+        return {**gauges, **values}
