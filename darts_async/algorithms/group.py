@@ -6,7 +6,8 @@ follows from it at that very event: cancels, replacements, verdicts. Invariants:
 - every candidate gets exactly one verdict, and a verdict never changes: a cancelled candidate that finishes anyway
   stays cancelled, a rejected one whose reward fails later stays rejected;
 - once all candidates are decided and their rewards are in, the group is complete or rejected: it never hangs;
-- only running candidates outside the kept set are cancelled, at the first event at which the kept set is certain.
+- only running candidates that the rule cannot keep any more are cancelled, at the first event at which that is certain,
+  be the kept set known by then or not.
 
 Must never know about tokens' values, sockets, time or other groups.
 """
@@ -19,17 +20,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
-from darts_async.algorithms.selection import Contender, Picks, Rule, pick, survivor_draw
+from darts_async.algorithms.selection import Contender, Picks, Rule, hopeless, pick, survivor_draw
 from darts_async.algorithms.short_set import Key
+from darts_async.algorithms.zero_variance import PENDING, ZeroVariance, has_signal, rescue
 from darts_async.messages import MAX_CANDIDATES, candidate_id
 
-__all__ = ["NOTHING", "Candidate", "Decision", "GroupState", "Status", "Verdict"]
+__all__ = ["NOTHING", "ZERO_VARIANCE", "Candidate", "Decision", "GroupState", "Status", "Verdict"]
 
 Verdict: TypeAlias = Literal["kept", "rejected", "cancelled_tail", "failed"]
 """`kept` becomes `trained` or `stale` later, at the learner."""
 
 MIN_TRAINED: Final = 2
 """Fewest candidates that carry a group-relative signal."""
+
+ZERO_VARIANCE: Final = "zero_variance"
+"""Why a group is rejected whose kept rewards are all equal, where those are dropped."""
 
 
 class Status(Enum):
@@ -75,6 +80,8 @@ class Candidate:
     capped: bool = False
     arrival: int = 0
     reward: float | None = None
+    exceeds: int = 0
+    """Of a cancelled one: the length that decided against it, which its own would have exceeded."""
 
     @property
     def key(self) -> Key | None:
@@ -96,11 +103,13 @@ class GroupState:
         "keep_longest",
         "kept",
         "picks",
+        "rescued",
         "rule",
         "run_seed",
         "settled",
-        "settled_length",
         "wait_for_all_rewards",
+        "zero_variance",
+        "zero_variance_rule",
     )
 
     def __init__(
@@ -114,10 +123,12 @@ class GroupState:
         run_seed: int,
         wait_for_all_rewards: bool = False,
         replace_failed: bool = True,
+        zero_variance: ZeroVariance = "keep",
     ) -> None:
         """Raise `ValueError` for sizes that the rule cannot work with, or repeated indices.
 
         wait_for_all_rewards: the baseline is over everything that finished, so completion waits for those rewards.
+        zero_variance: what happens when all picks have the same reward.
         """
         self.group_id = group_id
         self.rule = rule
@@ -125,12 +136,16 @@ class GroupState:
         self.keep_longest = keep_longest
         self.run_seed = run_seed
         self.settled = False
-        self.settled_length = 0
-        """The length that settled the set: what every cancelled candidate is known to exceed or to equal."""
+        """The picks are known (some may still run); from here on nothing is replaced."""
         self.complete = False
         self.kept: tuple[int, ...] = ()
         self.picks = Picks()
         self.wait_for_all_rewards = wait_for_all_rewards
+        self.zero_variance_rule: ZeroVariance = zero_variance
+        self.zero_variance = False
+        """All picks had the same reward."""
+        self.rescued = False
+        """One of them was swapped for a candidate with another."""
         self._may_replace = replace_failed
         self._certificate = rule.certificate(rule.sizes(group_size, keep_longest)[0])
         self._candidates: dict[int, Candidate] = {}
@@ -208,6 +223,26 @@ class GroupState:
             replace = self._replace(candidate)
         return self._advance(replace=replace, verdicts=((index, "failed"),))
 
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Indices of the candidates that are not decided."""
+        return tuple(sorted(c.index for c in self._candidates.values() if c.status is Status.RUNNING))
+
+    def abandon(self, reason: str) -> Decision:
+        """End the group undecided: what runs is cancelled, what has finished rejected. Nothing if it is complete."""
+        if self.complete:
+            return NOTHING
+        self.complete = self.settled = True
+        cancel = self.running
+        for index in cancel:
+            candidate = self._candidates[index]
+            candidate.status = Status.CANCELLED
+            candidate.exceeds = candidate.tokens
+        finished = sorted(c.index for c in self._candidates.values() if c.status is Status.FINISHED)
+        verdicts: tuple[tuple[int, Verdict], ...] = tuple((index, "cancelled_tail") for index in cancel)
+        verdicts += tuple((index, "rejected") for index in finished)
+        return Decision(cancel=cancel, verdicts=verdicts, complete=True, rejected_reason=reason)
+
     def _add(self, index: int, *, replaceable: bool) -> None:
         draw = survivor_draw(self.run_seed, candidate_id(self.group_id, index))
         self._candidates[index] = Candidate(index, draw, replaceable)
@@ -238,31 +273,53 @@ class GroupState:
         repair: bool = True,
     ) -> Decision:
         """Decide whatever has become certain. repair: a pick may have been lost since the last time."""
-        if self.complete or not (self.settled or self._certificate.settled):
+        if self.complete:
             return Decision(replace=replace, verdicts=verdicts) if verdicts else NOTHING
         cancel: tuple[int, ...] = ()
-        if repair or not self.settled:
-            self.picks = pick(self.rule, self.group_size, self.keep_longest, self._contenders(), self.picks)
         if not self.settled:
-            self.settled = True
-            self.settled_length = self._certificate.limit_length
-            running = [c for c in self._candidates.values() if c.status is Status.RUNNING]
-            cancel = tuple(c.index for c in running if c.index not in self.picks)
-            for index in cancel:
-                self._candidates[index].status = Status.CANCELLED
+            cancel = self._cancel_what_is_certain()
             verdicts += tuple((index, "cancelled_tail") for index in cancel)
-        if not self._rewards_are_in():
-            if not (cancel or verdicts):
-                return NOTHING
-            return Decision(cancel=cancel, replace=replace, verdicts=verdicts)
-        return self._seal(cancel, replace, verdicts)
+        elif repair:
+            self.picks = pick(self.rule, self.group_size, self.keep_longest, self._contenders(), self.picks)
+        if self.settled and self._rewards_are_in():
+            return self._seal(cancel, replace, verdicts)
+        return Decision(cancel=cancel, replace=replace, verdicts=verdicts) if verdicts else NOTHING
+
+    def _cancel_what_is_certain(self) -> tuple[int, ...]:
+        """Settle the picks if that is possible now; cancel the running candidates that have no chance any more."""
+        sizes = self.rule, self.group_size, self.keep_longest
+        if self._certificate.settled:
+            self.settled = True
+            self.picks = pick(*sizes, self._contenders())
+            running = (c for c in self._candidates.values() if c.status is Status.RUNNING)
+            cancel = tuple(sorted(c.index for c in running if c.index not in self.picks))
+        elif self._certificate.cleared:
+            cancel = tuple(hopeless(*sizes, self._contenders(), self._certificate))
+        else:
+            return ()
+        for index in cancel:
+            candidate = self._candidates[index]
+            candidate.status = Status.CANCELLED
+            candidate.exceeds = self._certificate.exceeds(index)
+            self._certificate.remove(index)
+        return cancel
 
     def _rewards_are_in(self) -> bool:
         if any(self._candidates[i].reward is None for i in self.picks.indices):
             return False
-        return not self.wait_for_all_rewards or all(
-            c.reward is not None for c in self._candidates.values() if c.status is Status.FINISHED
-        )
+        if self.wait_for_all_rewards and any(
+            c.reward is None for c in self._candidates.values() if c.status is Status.FINISHED
+        ):
+            return False
+        return self.zero_variance_rule != "rescue" or self._rescue() != PENDING
+
+    def _rescue(self) -> tuple[int, int] | Literal["pending"] | None:
+        """The swap that would give the picks a signal, if they have none."""
+        picked = [self._candidates[i] for i in self.picks.indices]
+        if not picked or has_signal([c.reward for c in picked]):
+            return None
+        spare = [c for c in self._candidates.values() if c.status is Status.FINISHED and c.index not in self.picks]
+        return rescue([self._candidates[i] for i in self.picks.short], spare)
 
     def _seal(
         self,
@@ -273,16 +330,24 @@ class GroupState:
         """Fix the verdict on everything that finished: the group is complete, or rejected."""
         self.complete = True
         chosen = self.picks.indices
-        enough = len(chosen) >= min(MIN_TRAINED, self.group_size)
-        self.kept = chosen if enough else ()
+        reason = ""
+        if len(chosen) < min(MIN_TRAINED, self.group_size):
+            reason = f"{len(chosen)} of {self.group_size} candidates left"
+        else:
+            self.zero_variance = not has_signal([self._candidates[i].reward for i in chosen])
+        if self.zero_variance and self.zero_variance_rule == "drop":
+            reason = ZERO_VARIANCE
+        elif self.zero_variance and self.zero_variance_rule == "rescue" and isinstance(swap := self._rescue(), tuple):
+            self.rescued = True
+            chosen = tuple(sorted({*chosen, swap[1]} - {swap[0]}))
+        self.kept = () if reason else chosen
         finished = sorted(c.index for c in self._candidates.values() if c.status is Status.FINISHED)
         verdicts += tuple((i, "kept" if i in self.kept else "rejected") for i in finished)
-        reason = "" if enough else f"{len(chosen)} of {self.group_size} candidates left"
         return Decision(
             cancel=cancel,
             replace=replace,
             verdicts=verdicts,
             complete=True,
-            kept=self.kept if enough else None,
+            kept=None if reason else self.kept,
             rejected_reason=reason,
         )

@@ -86,14 +86,14 @@ class LiveGroup:
     def outcome(
         self, outcome: Literal["trained", "rejected", "stale", "evaluated", "cancelled"], reason: str = ""
     ) -> GroupOutcome:
-        """What the allocator learns: lengths (a cancelled one is longer than what settled the set) and rewards."""
+        """What the allocator learns: lengths (a cancelled one is longer than what decided against it) and rewards."""
         self._held = {}
         lengths = []
         for candidate in self.state.candidates:
             if candidate.status is Status.FINISHED:
                 lengths.append(ObservedLength(candidate.tokens, censored=False))
             elif candidate.status is Status.CANCELLED:
-                lengths.append(ObservedLength(self.state.settled_length, censored=True))
+                lengths.append(ObservedLength(candidate.exceeds, censored=True))
         return GroupOutcome(
             group_id=self.plan.group_id,
             prompt_id=self.plan.prompt_id,

@@ -1,15 +1,17 @@
-"""The k shortest candidates of a group, and whether that set is certain yet.
+"""The k shortest candidates of a group: whether that set is certain yet, and who is certainly outside it.
 
 A finished candidate has the key `(capped, length, index)`. One that still runs with t tokens will end with at least
-`(False, t + 1, index)`. The set is settled once no running candidate can end below the set's largest key.
+`(False, t + 1, index)`. A running candidate is *cleared* once the k-th smallest finished key is below that bound: it
+can never be in the set, whatever the others do. The others *block*; the set is settled when nobody blocks.
 
-Incremental: only the candidates that still *block* the certificate are looked at. Progress costs O(1), a finish or a
-removal O(group). Must never know about rules, rewards or time: arrival order cannot enter here.
+Incremental: progress costs O(1) unless a bound passes a member's key, a finish or a removal O(group). Must never know
+about rules, rewards or time: arrival order cannot enter here.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
 __all__ = ["UNBOUNDED", "Key", "ShortSet"]
@@ -24,7 +26,7 @@ UNBOUNDED: Final = 1 << 62
 class ShortSet:
     """The certificate over a group's `size` shortest candidates."""
 
-    __slots__ = ("_blocking", "_bounds", "_keys", "_limit", "size")
+    __slots__ = ("_blocking", "_bounds", "_keys", "size")
 
     def __init__(self, size: int) -> None:
         """Raise `ValueError` for a size below 1."""
@@ -35,10 +37,9 @@ class ShortSet:
         """Finished candidates in order."""
         self._bounds: dict[int, int] = {}
         """Running candidates and the tokens they are known to have."""
-        self._blocking: set[int] = set()
-        """Running candidates that could still end below the limit; all of them while the set is not full."""
-        self._limit: Key | None = None
-        """The largest key of the full set."""
+        self._blocking: dict[int, Key | None] = {}
+        """Running candidates that can still be in the set, and the smallest member above their bound (None while
+        the set is not full): until the bound passes it, their progress changes nothing."""
 
     @property
     def settled(self) -> bool:
@@ -48,55 +49,96 @@ class ShortSet:
     @property
     def full(self) -> bool:
         """Whether `size` candidates have finished."""
-        return self._limit is not None
+        return len(self._keys) >= self.size
 
     @property
     def limit_length(self) -> int:
         """Length of the longest member: what a candidate had to stay below. 0 while nothing finished."""
-        if self._limit is not None:
-            return self._limit[1]
+        if self.full:
+            return self._keys[self.size - 1][1]
         return max((key[1] for key in self._keys), default=0)
+
+    @property
+    def cleared(self) -> list[int]:
+        """Running candidates that are certainly outside the set."""
+        if len(self._bounds) == len(self._blocking):
+            return []
+        return [index for index in self._bounds if index not in self._blocking]
+
+    def exceeds(self, index: int) -> int:
+        """The length that keeps a cleared candidate out, and that it exceeds (or equals, on a tie)."""
+        return self.limit_length
 
     def add(self, index: int) -> None:
         """A candidate that has not started: its length is at least 1."""
         self._bounds[index] = 0
-        if self._limit is None or (False, 1, index) < self._limit:
-            self._blocking.add(index)
+        self._blocking[index] = None
+        self._place(index)
 
     def progress(self, index: int, tokens: int) -> bool:
-        """Raise the lower bound of a running candidate. Returns whether this very event settled the set."""
+        """Raise the lower bound of a running candidate. Returns whether something may have become certain by it."""
         bounds = self._bounds
         if bounds.get(index, tokens) >= tokens:
             return False
         bounds[index] = tokens
-        limit = self._limit
-        if limit is None or index not in self._blocking or (False, tokens + 1, index) < limit:
+        above = self._blocking.get(index)
+        if above is None or (False, tokens + 1, index) < above:
             return False
-        self._blocking.remove(index)
-        return not self._blocking
+        self._place(index)
+        return True
 
     def finish(self, key: Key) -> None:
         """Enter a running candidate's final key."""
         index = key[2]
         self._bounds.pop(index, None)
-        self._blocking.discard(index)
+        self._blocking.pop(index, None)
         insort(self._keys, key)
-        if len(self._keys) < self.size:
-            return
-        limit = self._keys[self.size - 1]
-        if self._limit is None or limit < self._limit:
-            self._limit = limit
+        if self.full and key <= self._keys[self.size - 1]:
             # A lower limit only ever frees blockers.
-            self._blocking = {i for i in self._blocking if (False, self._bounds[i] + 1, i) < limit}
+            for blocker in list(self._blocking):
+                self._place(blocker)
 
     def remove(self, index: int, key: Key | None = None) -> None:
-        """Take out a candidate that failed: a running one, or a finished one under its `key`."""
+        """Take out a candidate that failed or was cancelled: a running one, or a finished one under its `key`."""
         self._bounds.pop(index, None)
-        self._blocking.discard(index)
+        self._blocking.pop(index, None)
         if key is None:
             return
         del self._keys[bisect_left(self._keys, key)]
         # The limit may rise, or be gone: whoever was cleared before may block again.
-        self._limit = self._keys[self.size - 1] if len(self._keys) >= self.size else None
-        limit = self._limit
-        self._blocking = {i for i, tokens in self._bounds.items() if limit is None or (False, tokens + 1, i) < limit}
+        for running in self._bounds:
+            self._place(running)
+
+    def min_outside(self, members: AbstractSet[int]) -> int:
+        """At least how many of `members` (running or finished candidates) end outside the set, exactly.
+
+        Over all ways the running candidates could end, their lengths having no upper bound. If m running candidates
+        get in, the set is those m and the `size - m` shortest finished ones, and they get in when their bounds are
+        below the first finished key that they push out; so for each m it is best to take as many members as possible.
+        """
+        if not self.full:
+            return 0
+        shortest = self._keys[: self.size]
+        inside = [0]
+        for key in shortest:
+            inside.append(inside[-1] + (key[2] in members))
+        most = inside[-1]
+        able = {index: (False, self._bounds[index] + 1, index) for index in self._blocking}
+        for num in range(1, self.size + 1):
+            pushed_out = shortest[self.size - num]
+            able = {index: bound for index, bound in able.items() if bound < pushed_out}
+            if len(able) < num:
+                break
+            most = max(most, inside[self.size - num] + min(num, sum(index in members for index in able)))
+        return len(members) - most
+
+    def _place(self, index: int) -> None:
+        """Find the smallest member above a running candidate's bound; it is cleared when there is none."""
+        if not self.full:
+            self._blocking[index] = None
+            return
+        place = bisect_left(self._keys, (False, self._bounds[index] + 1, index), hi=self.size)
+        if place < self.size:
+            self._blocking[index] = self._keys[place]
+        else:
+            self._blocking.pop(index, None)

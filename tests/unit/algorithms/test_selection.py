@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from hashlib import blake2b
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darts_async.algorithms.first_set import FirstSet
 from darts_async.algorithms.selection import RULES, Contender, Picks, pick, survivor_draw
 from darts_async.algorithms.short_set import UNBOUNDED, ShortSet
+from darts_async.config.schema import SelectionSection
 
 
 def contender(index: int, length: int | None, *, capped: bool = False, draw: int = 0) -> Contender:
@@ -19,7 +22,7 @@ def contender(index: int, length: int | None, *, capped: bool = False, draw: int
 
 
 def test_the_registry_has_the_rules_of_the_config() -> None:
-    assert list(RULES) == ["all", "shortest", "survivor"]
+    assert set(RULES) == set(get_args(SelectionSection.model_fields["rule"].annotation))
 
 
 def test_the_draw_is_a_documented_hash_and_differs_by_seed_and_candidate() -> None:
@@ -45,7 +48,8 @@ class TestShortSet:
         short.finish((False, 5, 1))
         assert not short.settled
         # Candidate 2 with 4 tokens has at least 5: (5, 2) is above (5, 1). Candidate 0 with 4 is not.
-        assert not short.progress(2, 4)
+        assert short.progress(2, 4)
+        assert short.cleared == [2]
         assert not short.progress(0, 4)
         assert short.progress(0, 5)
         assert short.settled and short.limit_length == 5
@@ -137,6 +141,56 @@ def test_settled_means_that_no_completion_changes_the_set(
     assert short.settled == (len(sets) == 1)
 
 
+@given(half_known_groups(), st.sets(st.integers(0, 4)))
+def test_min_outside_is_the_minimum_over_all_completions(
+    case: tuple[int, list[tuple[bool, int] | None], list[int]], chosen: set[int]
+) -> None:
+    size, finals, tokens = case
+    short = ShortSet(size)
+    for index, final in enumerate(finals):
+        short.add(index)
+        short.progress(index, tokens[index])
+        if final is not None:
+            short.finish((*final, index))
+    members = chosen & set(range(len(finals)))
+    ends = [
+        [(*final, index)] if final is not None else [(False, length, index) for length in range(tokens[index] + 1, 12)]
+        for index, final in enumerate(finals)
+    ]
+    fewest = min(
+        len(members - {key[2] for key in sorted(combination)[:size]}) for combination in itertools.product(*ends)
+    )
+    assert short.min_outside(members) == (fewest if short.full else 0)
+
+
+class TestFirstSet:
+    def test_settles_with_the_nth_finisher_and_clears_the_rest(self) -> None:
+        first = FirstSet(2)
+        for index in range(4):
+            first.add(index)
+        first.progress(3, 40)
+        first.finish((False, 90, 1))
+        assert not first.settled and first.cleared == [] and first.min_outside({0, 2}) == 0
+        first.finish((True, 99, 0))
+        assert first.settled and first.cleared == [2, 3]
+        assert (first.exceeds(2), first.exceeds(3)) == (0, 40)
+        assert first.min_outside({0, 2}) == 1
+
+    def test_a_finisher_that_fails_makes_room_for_the_next(self) -> None:
+        first = FirstSet(1)
+        first.add(0)
+        first.add(1)
+        first.finish((False, 9, 0))
+        first.remove(0, (False, 9, 0))
+        assert not first.settled
+        first.remove(1)
+        assert first.settled and first.cleared == []
+
+    def test_a_size_of_zero_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="at least 1"):
+            FirstSet(0)
+
+
 class TestPick:
     def test_shortest_keeps_the_n_smallest_keys_capped_last(self) -> None:
         group = [contender(0, 9), contender(1, 3), contender(2, 3, capped=True), contender(3, 7), contender(4, 9)]
@@ -178,7 +232,29 @@ class TestPick:
         group = [contender(0, 2), contender(1, 8, capped=True)]
         assert pick(RULES["all"], 2, 1, group).indices == (0, 1)
 
+    def test_first_finished_goes_by_arrival_alone(self) -> None:
+        group = [
+            Contender(0, (False, 2, 0), arrival=4, draw=0),
+            Contender(1, (True, 9, 1), arrival=1, draw=0),
+            Contender(2, (False, 7, 2), arrival=2, draw=0),
+        ]
+        assert pick(RULES["first_finished"], 2, 1, group).indices == (1, 2)
+
+    def test_dual_end_takes_the_longest_valid_ones(self) -> None:
+        group = [contender(0, 2), contender(1, 8, capped=True), contender(2, 3), contender(3, 7), contender(4, 5)]
+        assert pick(RULES["dual_end"], 3, 1, group) == Picks(short=(0, 2), long=(3,))
+        assert pick(RULES["dual_end"], 3, 2, group) == Picks(short=(0,), long=(3, 4))
+        assert pick(RULES["dual_end"], 3, 0, group) == Picks(short=(0, 2, 4))
+        # Five are wanted and four are valid: only now the capped one comes in.
+        assert pick(RULES["dual_end"], 5, 2, group).indices == (0, 1, 2, 3, 4)
+        assert pick(RULES["dual_end"], 4, 2, group).indices == (0, 2, 3, 4)
+
+    def test_dual_end_breaks_ties_at_the_long_end_by_the_larger_index(self) -> None:
+        group = [contender(0, 2), contender(1, 7), contender(2, 7)]
+        assert pick(RULES["dual_end"], 2, 1, group).long == (2,)
+
+    @pytest.mark.parametrize("rule", ["survivor", "dual_end"])
     @pytest.mark.parametrize("keep_longest", [-1, 4, 5])
-    def test_survivor_needs_a_short_end(self, keep_longest: int) -> None:
+    def test_two_ends_need_a_short_end(self, rule: str, keep_longest: int) -> None:
         with pytest.raises(ValueError, match="keep_longest"):
-            pick(RULES["survivor"], 4, keep_longest, [])
+            pick(RULES[rule], 4, keep_longest, [])
