@@ -113,11 +113,12 @@ def _note(cells: Sequence[Cell], found: Sequence[CellResult]) -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else dt.datetime.now().astimezone().date()
     groups = config.run.steps * config.group.groups_per_step
     return (
-        f"Every preset trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to {cells[-1].seed}, engine `{config.generator.engine}`, one engine start "
-        f"per seed, all roles in one process. {_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in "
-        f"parentheses the smallest and the largest; times vary with whatever else the machine does. `training s`: from "
-        f"the first dispatch to the last step. `useful`: trained over generated tokens. `length finished`: without "
-        f"cancelled candidates. Before and after: {config.eval.prompts} held-out prompts x {config.eval.samples} samples."
+        f"Every preset trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to "
+        f"{cells[-1].seed}, engine `{config.generator.engine}`, one engine start per seed, all roles in one process. "
+        f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
+        "times vary with whatever else the machine does. `training s`: from the first dispatch to the last step. "
+        "`useful`: trained over generated tokens. `length finished`: without cancelled candidates. Before and after: "
+        f"{config.eval.prompts} held-out prompts x {config.eval.samples} samples."
     )
 
 

@@ -1,0 +1,96 @@
+"""The table: figures by hand, means and ranges over seeds, and what happens to cells that failed."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darts_async.bench.table import LEARNED, SPEED, CellResult, to_csv, to_markdown
+
+
+def cell_result(preset="a", seed=0, *, trained=600, after=0.5, steps=(9.0, 1.0, 3.0), status="done") -> CellResult:
+    ends = {"rejected": 100, "cancelled_tail": 300 if trained == 600 else 1000 - 100 - trained, "stale": 0}
+    summary = {
+        "status": status,
+        "reason": "it broke | badly\nhere",
+        "tokens": {"generated": 1000, "trained": trained, "failed": 0, "cancelled_shutdown": None, **ends},
+        "rollouts": {"generated": 30, "trained": 20},
+        "idle_ratio": {"generator": 0.9, "learner": 0.25},
+        "staleness": {"mean": 0.5, "max": 1.0},
+        "eval": {
+            "before": {"reward": 0.25, "response_length": 70.0},
+            "after": {"reward": after, "response_length": 30},
+        },
+        "bench": {"training_s": 12.0, "generator_idle": 0.125},
+    }
+    metrics = [{"step": i, "learner/step_s": s, "response_length/generated": 10.0 * s} for i, s in enumerate(steps)]
+    return CellResult(preset, seed, summary, metrics)
+
+
+def figures_of(cell: CellResult) -> dict[str, float | None]:
+    return {column.key: column.figure(cell) for column in (*SPEED, *LEARNED)}
+
+
+def markdown_rows(text: str) -> list[list[str]]:
+    return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_every_figure_of_a_cell():
+    assert figures_of(cell_result()) == {
+        "step_s": 2.0,  # the first step is left out: median of 1 and 3
+        "training_s": 12.0,
+        "generator_idle": 0.125,
+        "learner_idle": 0.25,
+        "staleness_mean": 0.5,
+        "tokens_generated": 1000,
+        "tokens_trained": 600,
+        "tokens_rejected": 100,
+        "tokens_cancelled": 300,
+        "useful_share": 0.6,
+        "length_finished": pytest.approx(130 / 3),
+        "length_kept": 30.0,
+        "reward_before": 0.25,
+        "reward_after": 0.5,
+        "length_before": 70.0,
+        "length_after": 30.0,
+    }
+
+
+def test_the_only_step_is_not_left_out():
+    assert figures_of(cell_result(steps=(9.0,)))["step_s"] == 9.0
+
+
+def test_a_row_is_the_mean_over_seeds_with_its_range():
+    text = to_markdown([cell_result(after=0.5), cell_result(seed=1, after=0.7), cell_result("b")], "a note")
+    assert text.startswith("a note\n")
+    head, _, first, second = markdown_rows(text)[4:]
+    assert (first[:2], second[:2]) == (["`a`", "2"], ["`b`", "1"])
+    assert first[head.index("reward after")] == "0.600 (0.500..0.700)"
+    assert first[head.index("reward before")] == "0.250"
+    assert second[head.index("reward after")] == "0.500"
+
+
+def test_a_failed_cell_is_named_and_in_no_mean():
+    cells = [cell_result(after=0.5), cell_result(seed=1, after=0.9, status="failed"), CellResult("b", 0, None)]
+    text = to_markdown(cells, "")
+    head, _, first, second = markdown_rows(text)[4:]
+    assert first[head.index("reward after")] == "0.500"
+    assert second[1:] == ["0", *[""] * (len(head) - 2)]
+    assert "- not in the tables: a, seed 1: failed: it broke | badly here\n" in text
+    assert text.endswith("- not in the tables: b, seed 0: not run\n")
+
+
+def test_csv_has_a_line_a_cell_and_nothing_for_what_was_not_measured():
+    lines = list(csv.DictReader(io.StringIO(to_csv([cell_result(), CellResult("b", 3, None)]))))
+    assert (lines[0]["useful_share"], lines[0]["tokens_cancelled_shutdown"], lines[0]["status"]) == ("0.6", "", "done")
+    assert (lines[1]["preset"], lines[1]["seed"], lines[1]["status"], lines[1]["step_s"]) == ("b", "3", "not run", "")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_a_mean_lies_in_its_range(rewards):
+    cells = [cell_result(seed=seed, after=reward) for seed, reward in enumerate(rewards)]
+    head, _, row = markdown_rows(to_markdown(cells, ""))[3:]
+    numbers = [float(part) for part in row[head.index("reward after")].replace("..", " ").strip(")").split(" (")[0:1]]
+    assert min(rewards) - 6e-4 <= numbers[0] <= max(rewards) + 6e-4
