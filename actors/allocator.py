@@ -13,11 +13,14 @@ from typing import Literal
 import numpy as np
 
 from darts_async.algorithms.allocation import FixedMean
+from darts_async.algorithms.batch_allocation import AllocationRules, BatchAllocation, PromptKey, is_adaptive
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.seeding import rollout_seed
-from darts_async.algorithms.staleness import Admission, eta_of
+from darts_async.algorithms.rounds import DEFERRED, Rounds
+from darts_async.algorithms.staleness import Admission, lookahead_of
 from darts_async.config import Config
+from darts_async.config.paths import RunPaths
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     AllocatorHello,
@@ -26,14 +29,17 @@ from darts_async.messages import (
     GroupComplete,
     GroupOutcome,
     GroupPlan,
+    LatencySamples,
     PlanAccepted,
     PlanReply,
     ReplaceCandidate,
     RolloutRequest,
     RunComplete,
+    StepFilled,
     Warn,
     candidate_id,
 )
+from darts_async.runtime.allocator_file import prune_allocator_states, save_allocator_state
 from darts_async.runtime.links import AllocatorLinks
 from darts_async.runtime.scope import run_until
 from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompts
@@ -58,10 +64,13 @@ async def run(links: AllocatorLinks, config: Config) -> None:
         allocator.take_replies(),
         allocator.dispatch(),
     )
+    await allocator.save(last=True)
     await links.supervisor.finish(
         {
             "groups_dispatched": float(allocator.num_groups),
             "prompts": float(len(prompts.train)),
+            "long_rounds": float(allocator.rounds.num_long),
+            "prompts_deferred": float(allocator.rounds.num_deferred),
             "prompts_skipped": float(prompts.num_skipped),
         }
     )
@@ -72,32 +81,44 @@ class _Allocator:
         self._links = links
         self._config = config
         self._prompts = prompts
-        budget = config.allocation.budget
-        assert isinstance(budget, float | int)
+        self._adaptive: BatchAllocation | None = None
+        if is_adaptive(config):
+            keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in prompts.train]
+            self._adaptive = BatchAllocation(AllocationRules.of(config), keys)
         self._dispatcher = Dispatcher(
             admission=Admission(
                 groups_per_step=config.group.groups_per_step,
-                eta=eta_of(config),
+                eta=lookahead_of(config),
                 steps=config.run.steps,
                 in_flight_groups=config.queues.in_flight_groups,
                 oversample_groups=config.queues.oversample_groups,
             ),
             order=PromptOrder(len(prompts.train), config.run.seed),
-            allocation=FixedMean(budget),
+            allocation=self._adaptive or _fixed_mean(config),
             steps=config.run.steps,
             num_eval_prompts=len(prompts.held_out),
             eval_samples=config.eval.samples,
+            rounds=Rounds(config.group.groups_per_step, config.queues.oversample_groups, config.pipeline.unfinished),
         )
         self._wake = asyncio.Event()
         self._accepted: dict[int, asyncio.Future[None]] = {}
         self._jobs: dict[int, GroupJob] = {}
+        self._folder = RunPaths.of(config).allocator
+        self._saved: list[int] = []
         self.num_groups = 0
+
+    @property
+    def rounds(self) -> Rounds:
+        """Rounds so far."""
+        return self._dispatcher.rounds
 
     async def take_credits(self) -> None:
         while True:
             peer, message = await self._links.rollouts.recv()
             if isinstance(message, Credits):
                 self._dispatcher.credits.grant(peer, message.granted_total)
+            elif isinstance(message, LatencySamples) and self._adaptive is not None:
+                self._adaptive.measured(message.concurrency.tolist(), message.per_token_s.tolist())
             self._wake.set()
 
     async def take_versions(self) -> None:
@@ -105,6 +126,9 @@ class _Allocator:
             update = await self._links.policy.recv()
             self._dispatcher.published(update.version)
             self._wake.set()
+            every = self._config.checkpoint.every_steps
+            if every and update.version and update.version % every == 0:
+                await self.save()
 
     async def take_replies(self) -> None:
         while True:
@@ -122,12 +146,20 @@ class _Allocator:
                 self._dispatcher.replace(reply.group_id, reply.candidate_id)
             case GroupComplete():
                 self._dispatcher.admission.completed(reply.group_id)
+            case StepFilled():
+                self._dispatcher.rounds.filled(reply.step)
             case GroupOutcome():
-                self._jobs.pop(reply.group_id, None)
-                await self._ended(reply)
+                job = self._jobs.pop(reply.group_id, None)
+                if job is not None and reply.reason == DEFERRED:
+                    self._dispatcher.rounds.deferred(job.prompt_index)
+                elif reply.outcome == "stale":
+                    self._dispatcher.rounds.swept()
+                await self._ended(reply, job)
 
-    async def _ended(self, outcome: GroupOutcome) -> None:
+    async def _ended(self, outcome: GroupOutcome, job: GroupJob | None) -> None:
         if outcome.purpose == "train":
+            if self._adaptive is not None and job is not None:
+                self._adaptive.observe(job.prompt_index, outcome.group_id, outcome.lengths)
             self._dispatcher.group_ended(outcome.group_id, trained=outcome.outcome == "trained")
             return
         label: Literal["before", "after"] = "before" if self._dispatcher.phase == "before" else "after"
@@ -168,11 +200,12 @@ class _Allocator:
                 group_id=job.group_id,
                 prompt_id=prompt.prompt_id,
                 purpose=job.purpose,
-                rule=config.selection.rule if training else "all",
+                rule=(job.rule or config.selection.rule) if training else "all",
                 group_size=config.group.size if training else job.num_candidates,
                 keep_longest=config.group.keep_longest if training else 0,
                 candidate_ids=candidates,
                 dispatch_version=job.policy_version,
+                unfinished=job.unfinished,
                 prompt_tokens=prompt.tokens,
             )
         )
@@ -199,6 +232,18 @@ class _Allocator:
             ),
         )
 
+    async def save(self, *, last: bool = False) -> None:
+        """Write what is known under the version it is known for, beside the learner's checkpoint of that version."""
+        version = self._dispatcher.admission.version
+        if self._adaptive is None or version == 0 or version in self._saved:
+            return
+        state = self._adaptive.to_state()
+        await asyncio.to_thread(save_allocator_state, self._folder, version, state)
+        self._saved.append(version)
+        if not last:
+            keep = self._config.checkpoint.keep
+            self._saved = await asyncio.to_thread(prune_allocator_states, self._folder, self._saved, keep)
+
     def _prompt(self, job: GroupJob) -> TokenizedPrompt:
         source = self._prompts.train if job.purpose == "train" else self._prompts.held_out
         return source[job.prompt_index]
@@ -207,6 +252,10 @@ class _Allocator:
         supervisor, admission = self._links.supervisor, self._dispatcher.admission
         supervisor.gauges["queue/in_flight_groups/depth"] = float(admission.in_flight)
         supervisor.gauges["allocator/live_groups"] = float(admission.live)
+        if self._adaptive is not None:
+            supervisor.gauges["allocation/budget"] = self._adaptive.budget
+            supervisor.gauges["allocation/candidates_mean"] = self._adaptive.candidates_mean
+            supervisor.gauges["allocation/clamped"] = float(self._adaptive.clamped)
         phase = self._dispatcher.phase
         supervisor.state = {
             "before": "evaluating (before)",
@@ -214,6 +263,12 @@ class _Allocator:
             "after": "evaluating (after)",
             "complete": "complete",
         }[phase]
+
+
+def _fixed_mean(config: Config) -> FixedMean:
+    budget = config.allocation.budget
+    assert isinstance(budget, float | int)
+    return FixedMean(budget)
 
 
 if __name__ == "__main__":

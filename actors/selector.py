@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-from darts_async.algorithms.effects import Cancel, ScoreWanted
+from darts_async.algorithms.effects import Cancel, Park, ScoreWanted
 from darts_async.algorithms.ledger_records import LEDGER_FORMAT, RunOpened
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner, eta_of
@@ -23,12 +23,14 @@ from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
     CancelRollouts,
     GroupSwept,
+    ParkRollouts,
     PlanReply,
     Progress,
     RolloutEnded,
     StepDone,
     StepMetrics,
     StreamEnd,
+    ToGenerator,
     TrainGroup,
     Trajectory,
     Warn,
@@ -90,9 +92,11 @@ class _SelectorActor:
             run_seed=config.run.seed,
             max_response_tokens=config.model.max_response_tokens,
             baseline=config.selection.baseline,
+            zero_variance=config.selection.zero_variance,
+            clock=time.monotonic,
         )
         limit = config.queues.trajectory_hwm
-        self._cancels: Outbox[tuple[Cancel, float]] = Outbox(limit)
+        self._cancels: Outbox[tuple[Cancel | Park, float]] = Outbox(limit)
         self._replies: Outbox[tuple[str, PlanReply]] = Outbox(limit)
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
         # Admission lets no more groups than this live at once.
@@ -256,14 +260,18 @@ class _SelectorActor:
     async def _send_cancels(self) -> None:
         while True:
             cancel, decided_at_s = await self._cancels.take()
-            message = CancelRollouts(candidate_ids=cancel.candidate_ids, decided_at_s=decided_at_s)
+            message: ToGenerator
+            if isinstance(cancel, Park):
+                message = ParkRollouts(candidate_ids=cancel.candidate_ids, resume_version=cancel.resume_version)
+            else:
+                message = CancelRollouts(candidate_ids=cancel.candidate_ids, decided_at_s=decided_at_s)
             for peer in self._holders(cancel):
                 try:
                     await self._links.cancels.send(peer, message)
                 except LinkBroken as broken:
-                    _log.warning("%d candidates are not cancelled on %s: %s", len(cancel.candidate_ids), peer, broken)
+                    _log.warning("%d candidates are not stopped on %s: %s", len(cancel.candidate_ids), peer, broken)
 
-    def _holders(self, cancel: Cancel) -> Sequence[str]:
+    def _holders(self, cancel: Cancel | Park) -> Sequence[str]:
         if cancel.replica is not None:
             return (f"generator-{cancel.replica}",)
         return [f"generator-{rank}" for rank in range(self._config.generator.replicas)]

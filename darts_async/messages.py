@@ -118,6 +118,9 @@ class GroupPlan(Message, frozen=True, kw_only=True):
     candidate_ids: CandidateIds
     dispatch_version: NonNegative
     """Lower bound on the policy version of every token of the group; its deadline is this + max_staleness."""
+    unfinished: Literal["keep", "defer", "resume"] = "keep"
+    """What becomes of the group when a step is filled without it while it is unfinished: it goes on, it is ended
+    (outcome `cancelled`, reason `deferred`), or its candidates pause until the next version and keep their tokens."""
     prompt_tokens: np.ndarray
     """int32 [prompt_len]."""
 
@@ -144,6 +147,12 @@ class ReplaceCandidate(Message, frozen=True, kw_only=True):
     group_id: NonNegative
     failed_id: NonNegative
     candidate_id: NonNegative
+
+
+class StepFilled(Message, frozen=True, kw_only=True):
+    """All slots of a step are taken; the outcomes of the groups that were deferred for it have been sent before."""
+
+    step: NonNegative
 
 
 class GroupComplete(Message, frozen=True, kw_only=True):
@@ -285,6 +294,17 @@ class CancelRollouts(Message, frozen=True, kw_only=True):
     candidate_ids: CandidateIds
     decided_at_s: float
     """`time.monotonic()` of the decision, on the selector's host."""
+
+
+class ParkRollouts(Message, frozen=True, kw_only=True):
+    """Stop these candidates, keep their tokens, and go on with them, under their ids, once a version is served.
+
+    The prefix stays where it was made: nothing of it travels, and its credit stays taken.
+    """
+
+    candidate_ids: CandidateIds
+    resume_version: NonNegative
+    """Where this version is served already there is nothing to park."""
 
 
 # --- selector -> learner (groups link), learner -> selector (steps link) ---
@@ -457,7 +477,8 @@ class Stop(Message, frozen=True, kw_only=True):
 FromGenerator: TypeAlias = Credits | LatencySamples
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
-PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | GroupComplete | GroupOutcome
+PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome
+ToGenerator: TypeAlias = CancelRollouts | ParkRollouts
 ToSupervisor: TypeAlias = Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
 FromSupervisor: TypeAlias = Begin | Stop
 PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied

@@ -9,7 +9,7 @@ import numpy as np
 from darts_async.algorithms.ledger_records import LedgerRecord
 from darts_async.messages import PlanReply, StepMetrics, TrainGroup
 
-__all__ = ["Cancel", "Effects", "ScoreWanted"]
+__all__ = ["Cancel", "Effects", "Park", "ScoreWanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,15 @@ class Cancel:
 
     replica: int | None
     candidate_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Pause these candidates until a version is served, on the replica that has them (None: not known yet, ask all)."""
+
+    replica: int | None
+    candidate_ids: tuple[int, ...]
+    resume_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,8 @@ class ScoreWanted:
 class Effects:
     """What is to be sent, in order within each list."""
 
-    cancels: list[Cancel] = field(default_factory=list)
+    cancels: list[Cancel | Park] = field(default_factory=list)
+    """In one list, because they share a link and must not overtake each other."""
     replies: list[tuple[str, PlanReply]] = field(default_factory=list)
     """(the allocator's name, message)."""
     scores: list[ScoreWanted] = field(default_factory=list)

@@ -11,16 +11,17 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from darts_async.algorithms.books import Books
-from darts_async.algorithms.effects import Cancel, Effects, ScoreWanted
+from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
 from darts_async.algorithms.live_group import LiveGroup
+from darts_async.algorithms.rounds import DEFERRED
 from darts_async.algorithms.selection import RULES
 from darts_async.algorithms.staleness import StepPlanner
-from darts_async.algorithms.step_record import StepRecord
+from darts_async.algorithms.zero_variance import ZeroVariance
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     MAX_CANDIDATES,
@@ -32,6 +33,7 @@ from darts_async.messages import (
     ReplaceCandidate,
     RolloutEnded,
     StepDone,
+    StepFilled,
     StepMetrics,
     Trajectory,
     candidate_id,
@@ -54,7 +56,10 @@ class Selector:
         run_seed: int,
         max_response_tokens: int,
         baseline: Literal["selected", "finished"] = "selected",
+        zero_variance: ZeroVariance = "keep",
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`clock`: seconds, monotonic; only measures how long groups wait, decides nothing."""
         self.books = Books(max_response_tokens)
         self.num_unasked = 0
         """Candidates that a generator cancelled by itself, before the order to stop was here."""
@@ -64,6 +69,8 @@ class Selector:
         self._planner = planner
         self._run_seed = run_seed
         self._wait_for_all_rewards = baseline == "finished"
+        self._zero_variance: ZeroVariance = zero_variance
+        self._clock = clock
         self._groups: dict[int, LiveGroup] = {}
         self._known: set[int] = set()
         """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
@@ -114,6 +121,7 @@ class Selector:
                 wait_for_all_rewards=self._wait_for_all_rewards,
                 # An evaluation reports what it got; it is never repaired.
                 replace_failed=plan.purpose == "train",
+                zero_variance=self._zero_variance if plan.purpose == "train" else "keep",
             )
         except ValueError as error:
             raise ProtocolError(f"group {plan.group_id} cannot be selected from: {error}") from error
@@ -124,6 +132,9 @@ class Selector:
             self.books.planned(plan)
             self._planner.dispatched(plan.group_id, plan.dispatch_version)
         self._effects.replies.append((peer, PlanAccepted(group_id=plan.group_id)))
+        if plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version):
+            # Its step was filled while the plan was on its way here.
+            self._apply(self._groups[plan.group_id], self._groups[plan.group_id].state.abandon(DEFERRED))
 
     # --- from the generators --------------------------------------------------------------------------------------
 
@@ -159,7 +170,7 @@ class Selector:
         if self._frozen:
             return
         if group.state.candidate(index).status is Status.RUNNING:
-            group.hold(index, message)
+            group.hold(index, message, self._clock())
             self._effects.scores.append(
                 ScoreWanted(message.candidate_id, group.plan.prompt_id, message.response_tokens)
             )
@@ -178,6 +189,8 @@ class Selector:
             return
         if message.cancel_latency_s is not None:
             self.books.cancel_took(message.cancel_latency_s)
+        if on_order:
+            group.state.on_progress(index, message.num_tokens)
         if message.reason == "failed":
             if status is Status.RUNNING and not self._frozen:
                 self._fail(group, index, "engine")
@@ -210,13 +223,11 @@ class Selector:
             self._stray(f"the step to version {message.version} was reported after version {self._version}")
             return
         self._version = message.version
-        record = StepRecord()
         for group_id in message.group_ids:
             group = self._assigned(group_id, "trained")
             if group is not None:
-                record.add(group.finished, group.state.kept)
                 self._end_kept(group, "trained", version=message.version)
-        values = self.books.step_done(message, record)
+        values = self.books.step_done(message)
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
 
     def on_swept(self, message: GroupSwept) -> None:
@@ -276,12 +287,15 @@ class Selector:
             self._end_group(group)
             self._effects.replies.append((group.peer, group.outcome("evaluated", decision.rejected_reason)))
             return
+        self.books.num_zero_variance += group.state.zero_variance
         if decision.kept is not None:
+            group.completed(self._clock())
             group.let_go()
             self._release(self._planner.complete(group_id))
             return
-        self.books.group_ended(group, "rejected", reason=decision.rejected_reason)
-        self._effects.replies.append((group.peer, group.outcome("rejected", decision.rejected_reason)))
+        fate: Literal["cancelled", "rejected"] = "cancelled" if decision.rejected_reason == DEFERRED else "rejected"
+        self.books.group_ended(group, fate, reason=decision.rejected_reason)
+        self._effects.replies.append((group.peer, group.outcome(fate, decision.rejected_reason)))
         self._end_group(group)
         self._release(self._planner.dropped(group_id))
 
@@ -290,6 +304,24 @@ class Selector:
             return
         for group_id, step in released:
             self._effects.groups.append(self._groups[group_id].train_group(step))
+        if released and self._planner.filling > released[0][1]:
+            self._step_filled(self._groups[released[-1][0]])
+
+    def _step_filled(self, last: LiveGroup) -> None:
+        """The last slot of a step is taken: what is unfinished is deferred, or pauses until the next version.
+
+        Groups that are complete keep their place; so do those that only wait for a reward, unless they are deferred.
+        """
+        for group in list(self._groups.values()):
+            if not group.trains or group.ended or group.state.complete:
+                continue
+            if group.plan.unfinished == "defer":
+                self._apply(group, group.state.abandon(DEFERRED))
+            elif group.plan.unfinished == "resume" and group.state.running and not self._planner.is_full:
+                ids = tuple(candidate_id(group.plan.group_id, index) for index in group.state.running)
+                self._effects.cancels.append(Park(group.replica, ids, self._planner.filling))
+        if last.plan.unfinished == "defer":
+            self._effects.replies.append((last.peer, StepFilled(step=self._planner.filling - 1)))
 
     def _assigned(self, group_id: int, what: str) -> LiveGroup | None:
         group = self._groups.get(group_id)

@@ -25,6 +25,17 @@ def eta_of(config: Config) -> int:
     return MODE_ETA[config.pipeline.mode] if chosen is None else chosen
 
 
+def lookahead_of(config: Config) -> int:
+    """Return by how many steps admission runs ahead of the learner.
+
+    eta, but 0 for `pipeline.unfinished = "resume"`: there the groups beyond a step's need are what the next steps
+    train on, so `oversample_groups` is the only thing that runs ahead. With at most eta * groups_per_step of them
+    every group still has a slot in time: group number k, from 0, starts at the earliest at a version w with
+    k < (w + 1) * groups_per_step + oversample_groups, which is what the steps through w + eta hold.
+    """
+    return 0 if config.pipeline.unfinished == "resume" else eta_of(config)
+
+
 def staleness(version: int, oldest_version: int) -> int:
     """Versions between the policy about to be updated and the oldest token that the update uses."""
     return version - oldest_version
@@ -37,6 +48,9 @@ class Admission:
     not yet at their end, so that dropped, failed and swept groups make room for their replacements. Differs from
     AReaL's: finished groups that wait for the learner stay live, so queue time cannot grow past the bound. Two
     further bounds: `in_flight` (live groups that are still decoding) and the groups that the whole run needs.
+
+    `oversample` groups start for nothing, or for a later step, when all the others are in time: with `keep` the slowest
+    of a version may grow too old and be swept; `defer` ends them, `resume` counts them in (`lookahead_of`).
     """
 
     def __init__(
@@ -45,7 +59,8 @@ class Admission:
         self._groups_per_step = groups_per_step
         self._eta = eta
         self._in_flight_bound = in_flight_groups
-        self._oversample = oversample_groups
+        self.oversample_groups = oversample_groups
+        """Groups that may start beyond the horizon; may change from round to round."""
         self._needed = steps * groups_per_step
         self._decoding: set[int] = set()
         self._waiting: set[int] = set()
@@ -67,11 +82,18 @@ class Admission:
         """All groups that the run needs are trained."""
         return self.trained >= self._needed
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every group that the published versions were trained on has been reported."""
+        return self.trained >= self.version * self._groups_per_step
+
     def may_dispatch(self) -> bool:
         """Whether one more group fits all three bounds now."""
         after = self.trained + self.live + 1
         horizon = (self._eta + 1 + self.version) * self._groups_per_step
-        return after <= min(horizon, self._needed) + self._oversample and len(self._decoding) < self._in_flight_bound
+        return (
+            after <= min(horizon, self._needed) + self.oversample_groups and len(self._decoding) < self._in_flight_bound
+        )
 
     def dispatched(self, group_id: int) -> None:
         """A group starts."""
@@ -120,6 +142,15 @@ class StepPlanner:
     def filling(self) -> int:
         """The step whose slots are being handed out."""
         return self._assigned // self._per_step
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot of the run is taken."""
+        return self._last_slot is not None and self._assigned >= self._last_slot
+
+    def is_overdue(self, version: int) -> bool:
+        """Whether a group that starts at this version can no longer be trained in time: its last step is filled."""
+        return self.filling > version + self._eta
 
     def dispatched(self, group_id: int, version: int) -> None:
         """A group starts at a policy version (a lower bound on the versions of its tokens)."""

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from darts_async.messages import (
     AllocatorHello,
-    CancelRollouts,
     FromGenerator,
     FromLearner,
     GeneratorHello,
@@ -20,6 +19,7 @@ from darts_async.messages import (
     PolicyUpdate,
     RolloutRequest,
     StreamEnd,
+    ToGenerator,
     ToSelector,
     TrainGroup,
 )
@@ -59,7 +59,7 @@ class GeneratorLinks:
     rank: int
     rollouts: Dealer[FromGenerator, RolloutRequest]
     trajectories: Sender[ToSelector]
-    cancels: Dealer[GeneratorHello, CancelRollouts]
+    cancels: Dealer[GeneratorHello, ToGenerator]
     policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
     supervisor: Supervisor
 
@@ -71,7 +71,7 @@ class SelectorLinks:
     rank: int
     plans: Hub[PlanReply, GroupPlan]
     trajectories: Receiver[ToSelector]
-    cancels: Hub[CancelRollouts, GeneratorHello]
+    cancels: Hub[ToGenerator, GeneratorHello]
     groups: Sender[TrainGroup | StreamEnd]
     steps: Receiver[FromLearner]
     supervisor: Supervisor

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from darts_async.messages import (
-    CancelRollouts,
     FromGenerator,
     FromLearner,
     FromSupervisor,
@@ -23,6 +22,7 @@ from darts_async.messages import (
     Role,
     RolloutRequest,
     StreamEnd,
+    ToGenerator,
     ToSelector,
     ToSupervisor,
     TrainGroup,
@@ -49,7 +49,7 @@ LINKS: dict[LinkName, LinkSpec] = {
     "plans": LinkSpec("hub", "selector", GroupPlan, PlanReply),
     "rollouts": LinkSpec("hub", "allocator", FromGenerator, RolloutRequest),
     "trajectories": LinkSpec("stream", "selector", ToSelector),
-    "cancels": LinkSpec("hub", "selector", GeneratorHello, CancelRollouts),
+    "cancels": LinkSpec("hub", "selector", GeneratorHello, ToGenerator),
     "groups": LinkSpec("stream", "learner", TrainGroup | StreamEnd),
     "steps": LinkSpec("stream", "selector", FromLearner),
     "policy": LinkSpec("hub", "learner", PolicyReply, PolicyUpdate),

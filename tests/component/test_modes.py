@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgpack
+import msgspec
 import pytest
 import uvloop
 
 from actors.local import LocalRun
+from darts_async.algorithms.ledger_records import GroupEnded, GroupPlanned, LedgerRecord
 from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths
 from darts_async.engines.sim_engine import SimEngine
@@ -158,3 +163,47 @@ def test_sync_and_stream_train_on_the_same_groups_whatever_the_speed(tmp_path: P
         result.check_books()
         values = [m.values for m in result.reports if isinstance(m, StepMetrics)]
         assert max(v.get("staleness/max", 0) for v in values) == 0
+
+
+UNEVEN: dict[str, Any] = {"sigma": 1.0, "prompt_sigma": 1.0, "fail_share": 0.05}
+
+
+@pytest.mark.parametrize("mode", ["sync", "stream"])
+def test_deferred_prompts_come_back_in_long_rounds(tmp_path: Path, mode: str):
+    result = play(tmp_path, "tail_batching", UNEVEN, SLOW | UNEVEN, pipeline__mode=mode, run__steps="12")
+    result.check_books()
+    allocator, ledger = result.of("allocator"), read_ledger(tmp_path)
+    assert allocator["long_rounds"] >= 1
+    deferred = [r.group_id for r in ledger.ends if r.outcome == "cancelled" and r.reason == "deferred"]
+    assert len(deferred) >= 4 * allocator["long_rounds"]
+    assert result.summary["rollouts/cancelled_tail"] > 0
+    assert result.summary["rollouts/stale"] == 0
+    # A deferred prompt is trained when it starts again, or it waits: none is lost. Its epoch is not over before.
+    again = Counter(ledger.prompt_of[group] for group in deferred)
+    starts = Counter(ledger.prompt_of.values())
+    assert sum(starts[prompt] - 1 for prompt in again) == len(deferred) - allocator["prompts_deferred"]
+    # In a long round there is nobody but those who were deferred, and nobody is deferred once more.
+    firsts = {prompt: min(g for g in ledger.prompt_of if ledger.prompt_of[g] == prompt) for prompt in starts}
+    steps = [[g.group_id for g in step] for step in result.trained.steps]
+    long = [step for step in steps if all(firsts[ledger.prompt_of[g]] != g for g in step)]
+    assert len(long) == allocator["long_rounds"]
+    assert all(len(step) == 4 for step in steps)
+
+
+@dataclass
+class LedgerOnDisk:
+    prompt_of: dict[int, str]
+    ends: list[GroupEnded]
+
+
+def read_ledger(folder: Path) -> LedgerOnDisk:
+    """The groups of the only run under this folder."""
+    prompts, ends = {}, []
+    for path in sorted(folder.glob("**/*.msgpack")):
+        for raw in msgpack.Unpacker(BytesIO(path.read_bytes())):
+            record = msgspec.convert(raw, LedgerRecord)
+            if isinstance(record, GroupPlanned):
+                prompts[record.group_id] = record.prompt_id
+            elif isinstance(record, GroupEnded):
+                ends.append(record)
+    return LedgerOnDisk(prompts, ends)
