@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from darts_async.algorithms.group import Status
 from darts_async.algorithms.ledger import Ended, Ledger
 from darts_async.algorithms.ledger_records import (
     CandidateEnded,
@@ -25,7 +26,7 @@ from darts_async.algorithms.ledger_records import (
 )
 from darts_async.algorithms.live_group import LiveGroup
 from darts_async.algorithms.residual_life import ResidualLife
-from darts_async.algorithms.step_record import RunEnds, StepRecord
+from darts_async.algorithms.step_record import Mean, RunEnds, StepRecord
 from darts_async.messages import LEDGER_STATES, GroupPlan, LedgerState, StepDone, candidate_id, group_of, index_of
 
 __all__ = ["Books"]
@@ -41,12 +42,17 @@ class Books:
         self.ledger = Ledger()
         self.num_cancelled = 0
         """Candidates that a cancel was decided for."""
+        self.num_zero_variance = 0
+        """Groups whose picks all had the same reward, rescued ones included."""
+        self.num_ended: Counter[str] = Counter()
+        """Groups by outcome."""
         self.failures: Counter[str] = Counter()
         """Failed candidates by reason."""
         self._residual = ResidualLife(max_response_tokens)
         self._latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._ends = RunEnds()
-        self._step_values: dict[str, float] = {}
+        self._step = StepRecord()
+        self._kept_length, self._generated_length = Mean(), Mean()
         self._records: list[LedgerRecord] = []
 
     def take_records(self) -> list[LedgerRecord]:
@@ -111,21 +117,32 @@ class Books:
     ) -> None:
         """Enter what became of a group."""
         group_id = group.plan.group_id
+        self.num_ended[outcome] += 1
+        if outcome in {"trained", "rejected"}:
+            self._enter(group)
         self._records.append(GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason))
 
-    def step_done(self, message: StepDone, record: StepRecord) -> dict[str, float]:
-        """Enter a step; return its metrics, the totals so far included."""
-        self._ends.add(record)
+    def step_done(self, message: StepDone) -> dict[str, float]:
+        """Close a step, whose groups have been entered; return its metrics, the totals so far included."""
+        step, self._step = self._step, StepRecord()
+        self._ends.add(step)
+        self._kept_length += step.kept_length
+        self._generated_length += step.length
         self._records.append(StepTrained(version=message.version, group_ids=message.group_ids))
-        self._step_values = {**record.metrics(), "cancel/tokens_saved": self._residual.tokens_saved()}
+        values = {
+            **self.values(),
+            **step.metrics(),
+            "cancel/tokens_saved": self._residual.tokens_saved(),
+            "cancel/tokens_saved_in_step": self._residual.tokens_saved_since(),
+        }
         if self._latencies_ms:
-            self._step_values["cancel/latency_p99_ms"] = self._latency_ms(99)
-        return self.values()
+            values["cancel/latency_p99_ms"] = self._latency_ms(99)
+        return values
 
     def values(self) -> dict[str, float]:
-        """Totals so far and the last step's means, by metric name; cheap."""
+        """Totals so far, by metric name; cheap."""
         values = {f"tokens/{state}": float(count) for state, count in self.ledger.tokens.items()}
-        return {**values, "cancel/rollouts": float(self.num_cancelled), **self._step_values}
+        return {**values, "cancel/rollouts": float(self.num_cancelled)}
 
     def close(self, groups: Mapping[int, LiveGroup]) -> dict[str, float]:
         """End whatever is open; return the summary. Raises `ValueError` when the books do not balance.
@@ -152,7 +169,25 @@ class Books:
         if self._latencies_ms:
             summary |= {f"cancel_latency_ms/p{percent}": self._latency_ms(percent) for percent in (50, 99)}
         summary |= self._ends.summary()
+        summary |= {f"groups/{outcome}": float(self.num_ended[outcome]) for outcome in ("trained", "rejected", "stale")}
+        summary["zero_variance_groups"] = float(self.num_zero_variance)
+        for name, mean in (("kept", self._kept_length), ("generated", self._generated_length)):
+            if mean.count:
+                summary[f"{name}_length/mean"] = mean.value
         return summary | {f"failed/{reason}": float(count) for reason, count in sorted(self.failures.items())}
+
+    def _enter(self, group: LiveGroup) -> None:
+        """A group counts in the step that trained it, or in the next one when it was rejected."""
+        state = group.state
+        self._step.add(
+            group.finished,
+            state.kept,
+            cancelled=[c for c in state.candidates if c.status is Status.CANCELLED],
+            num_sampled=len(group.plan.candidate_ids),
+            zero_variance=state.zero_variance,
+            rescued=state.rescued,
+            last_pick_wait_s=group.last_pick_wait_s,
+        )
 
     def _write_end(self, group: LiveGroup, end: Ended, *, capped: bool = False) -> None:
         candidate = group.state.candidate(index_of(end.candidate_id))

@@ -19,7 +19,19 @@ __all__ = ["LiveGroup"]
 class LiveGroup:
     """One group from its plan to its outcome, and on until every candidate's final report is in."""
 
-    __slots__ = ("_held", "announced", "ended", "peer", "plan", "reasons", "released", "replica", "state")
+    __slots__ = (
+        "_held",
+        "_finished_at_s",
+        "announced",
+        "ended",
+        "last_pick_wait_s",
+        "peer",
+        "plan",
+        "reasons",
+        "released",
+        "replica",
+        "state",
+    )
 
     def __init__(self, plan: GroupPlan, peer: str, state: GroupState) -> None:
         self.plan = plan
@@ -37,6 +49,9 @@ class LiveGroup:
         self.reasons: dict[int, str] = {}
         """Index of a failed candidate to why."""
         self._held: dict[int, Trajectory] = {}
+        self._finished_at_s: dict[int, float] = {}
+        self.last_pick_wait_s: float | None = None
+        """From the event at which all picks but one had finished to the completion; None while it is not complete."""
 
     @property
     def trains(self) -> bool:
@@ -53,9 +68,15 @@ class LiveGroup:
         """Ids of the kept candidates; empty before the decision."""
         return tuple(candidate_id(self.plan.group_id, index) for index in self.state.kept)
 
-    def hold(self, index: int, trajectory: Trajectory) -> None:
+    def hold(self, index: int, trajectory: Trajectory, now_s: float) -> None:
         """Keep a response until the decision."""
         self._held[index] = trajectory
+        self._finished_at_s[index] = now_s
+
+    def completed(self, now_s: float) -> None:
+        """The picks are kept: note how long the last of them was waited for."""
+        *others, _ = sorted(self._finished_at_s[index] for index in self.state.kept)
+        self.last_pick_wait_s = now_s - others[-1] if others else 0.0
 
     def let_go(self) -> None:
         """Drop every response that was not kept."""

@@ -51,6 +51,7 @@ class ResidualLife:
         self.cap = cap
         self._finished = np.zeros(cap + 1, dtype=np.int64)
         self._cancelled = np.zeros(cap + 1, dtype=np.int64)
+        self._counted = np.zeros(cap + 1, dtype=np.int64)
 
     def finished(self, length: int) -> None:
         """A response ended with `length` tokens, by itself or at the cap."""
@@ -65,3 +66,11 @@ class ResidualLife:
         if not self._cancelled.any():
             return 0.0
         return float(self._cancelled @ mean_residual_life(self._finished, self._cancelled))
+
+    def tokens_saved_since(self) -> float:
+        """The same of the responses that were cancelled since the last call."""
+        new = self._cancelled - self._counted
+        self._counted = self._cancelled.copy()
+        if not new.any():
+            return 0.0
+        return float(new @ mean_residual_life(self._finished, self._cancelled))

@@ -65,7 +65,7 @@ class ShortSet:
             return []
         return [index for index in self._bounds if index not in self._blocking]
 
-    def exceeds(self, index: int) -> int:
+    def exceeds(self, index: int) -> int:  # noqa: ARG002 - FirstSet's answer depends on it
         """The length that keeps a cleared candidate out, and that it exceeds (or equals, on a tie)."""
         return self.limit_length
 

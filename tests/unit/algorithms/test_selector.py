@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from darts_async.algorithms.effects import Effects
 from darts_async.algorithms.ledger_records import CandidateEnded, CandidateReplaced, GroupPlanned, LedgerRecord
+from darts_async.algorithms.selection import RULES
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner
 from darts_async.errors import ProtocolError
@@ -32,8 +35,8 @@ from darts_async.messages import (
 GROUPS = 4
 
 
-def new_selector(per_step: int = 1, eta: int = 2) -> Selector:
-    return Selector(planner=StepPlanner(per_step, eta), run_seed=0, max_response_tokens=16)
+def new_selector(per_step: int = 1, eta: int = 2, **options: Any) -> Selector:
+    return Selector(planner=StepPlanner(per_step, eta), run_seed=0, max_response_tokens=16, **options)
 
 
 def plan_of(group_id: int, num: int = 4, rule: str = "survivor", size: int = 3, version: int = 0) -> GroupPlan:
@@ -75,7 +78,7 @@ def some_event(rng: random.Random) -> tuple[str, int, int | str]:
         weights=[4, 30, 10, 2, 2, 30, 10, 1],
     )[0]
     if kind == "plan":
-        return kind, rng.randrange(GROUPS), rng.choice(["all", "shortest", "survivor"])
+        return kind, rng.randrange(GROUPS), rng.choice(sorted(RULES))
     if kind in {"train", "sweep"}:
         return kind, rng.randrange(GROUPS + 1), 0
     if kind == "score":
@@ -260,3 +263,82 @@ def test_only_kept_responses_are_held_while_a_group_waits_for_its_step() -> None
         selector.on_reward(candidate_id(2, index), 0.0)
     assert selector.take_effects() is not None and selector._groups[2].state.complete
     assert sorted(selector._groups[2]._held) == [0, 1]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_dropped_group_makes_room_and_is_part_of_the_next_steps_numbers() -> None:
+    """Two groups with equal rewards are dropped; the planner lets the third through; all three were generated."""
+    selector = new_selector(zero_variance="drop", eta=0)
+    for group_id in range(3):
+        selector.on_plan("allocator-0", plan_of(group_id, num=4, size=2, rule="shortest"))
+        for index, length in enumerate((1, 1, 9, 9)):
+            selector.on_trajectory(trajectory_of(candidate_id(group_id, index), length))
+            selector.on_reward(candidate_id(group_id, index), float(group_id == 2 and index == 0))
+    effects = everything(selector)
+    assert [group.group_id for group in effects.groups] == [2]
+    outcomes = [reply for _, reply in effects.replies if isinstance(reply, GroupOutcome)]
+    assert [(o.outcome, o.reason) for o in outcomes] == [("rejected", "zero_variance")] * 2
+    selector.on_step_done(StepDone(version=1, group_ids=(2,)))
+    values = everything(selector).steps[0].values
+    assert values["selection/rejected_groups"] == 2
+    assert values["selection/zero_variance_share"] == pytest.approx(2 / 3)
+    assert values["candidates/4"] == 3
+    # Two short ones finish; the other two are cancelled, and finish all the same: no length of theirs is taken.
+    assert (values["response_length/generated"], values["reward/mean"]) == (1, pytest.approx(1 / 6))
+    assert values["response_length/cancelled"] == 9
+    summary = selector.close()
+    assert (summary["groups/trained"], summary["groups/rejected"], summary["groups/stale"]) == (1, 2, 0)
+    assert summary["zero_variance_groups"] == 2
+    assert summary["kept_length/mean"] == summary["generated_length/mean"] == 1
+    assert summary["rollouts/rejected"] == 4 and summary["rollouts/trained"] == 2
+
+
+def test_evaluations_are_never_dropped() -> None:
+    selector = new_selector(zero_variance="drop")
+    plan = plan_of(0, num=2, size=2, rule="all")
+    selector.on_plan("allocator-0", msgspec.structs.replace(plan, purpose="eval"))
+    for index in range(2):
+        selector.on_trajectory(trajectory_of(candidate_id(0, index), 3))
+        selector.on_reward(candidate_id(0, index), 1.0)
+    replies = everything(selector).replies
+    assert [reply.outcome for _, reply in replies if isinstance(reply, GroupOutcome)] == ["evaluated"]
+
+
+def test_the_wait_for_the_last_pick_runs_from_the_last_but_one_to_the_completion() -> None:
+    clock = Clock()
+    selector = new_selector(clock=clock)
+    selector.on_plan("allocator-0", plan_of(0, num=3, size=3, rule="all"))
+    for index, now_s in ((1, 101.0), (0, 103.0), (2, 110.0)):
+        clock.now_s = now_s
+        selector.on_trajectory(trajectory_of(candidate_id(0, index), 3))
+    for index in range(3):
+        clock.now_s += 1.0
+        selector.on_reward(candidate_id(0, index), 1.0)
+    selector.on_step_done(StepDone(version=1, group_ids=(0,)))
+    values = everything(selector).steps[0].values
+    assert values["selection/last_pick_wait_s"] == values["selection/last_pick_wait_max_s"] == 113.0 - 103.0
+
+
+def test_tokens_saved_are_told_per_step_and_tokens_so_far_of_the_cancelled() -> None:
+    selector = new_selector()
+    for group_id in range(2):
+        selector.on_plan("allocator-0", plan_of(group_id, num=4, size=2, rule="shortest"))
+        for index, length in ((2, 10), (0, 2), (1, 2)):
+            selector.on_trajectory(trajectory_of(candidate_id(group_id, index), length))
+            selector.on_reward(candidate_id(group_id, index), 1.0)
+        ids, counts = np.array([candidate_id(group_id, 3)], np.int64), np.array([2], np.int32)
+        selector.on_progress(Progress(replica=0, candidate_ids=ids, num_tokens=counts))
+        selector.on_ended(ended(candidate_id(group_id, 3), 4, "cancelled"))
+        selector.on_step_done(StepDone(version=group_id + 1, group_ids=(group_id,)))
+    first, second = (step.values for step in everything(selector).steps)
+    assert first["response_length/cancelled"] == second["response_length/cancelled"] == 4
+    # Whoever was longer than 4 had 10: six saved, each time.
+    assert (first["cancel/tokens_saved_in_step"], first["cancel/tokens_saved"]) == (6, 6)
+    assert (second["cancel/tokens_saved_in_step"], second["cancel/tokens_saved"]) == (6, 12)
