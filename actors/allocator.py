@@ -16,8 +16,8 @@ from darts_async.algorithms.allocation import FixedMean
 from darts_async.algorithms.batch_allocation import AllocationRules, BatchAllocation, PromptKey, is_adaptive
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
 from darts_async.algorithms.prompt_order import PromptOrder
-from darts_async.algorithms.seeding import rollout_seed
 from darts_async.algorithms.rounds import DEFERRED, Rounds
+from darts_async.algorithms.seeding import rollout_seed
 from darts_async.algorithms.staleness import Admission, lookahead_of
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
@@ -29,7 +29,6 @@ from darts_async.messages import (
     GroupComplete,
     GroupOutcome,
     GroupPlan,
-    LatencySamples,
     PlanAccepted,
     PlanReply,
     ReplaceCandidate,
@@ -117,7 +116,7 @@ class _Allocator:
             peer, message = await self._links.rollouts.recv()
             if isinstance(message, Credits):
                 self._dispatcher.credits.grant(peer, message.granted_total)
-            elif isinstance(message, LatencySamples) and self._adaptive is not None:
+            elif self._adaptive is not None:
                 self._adaptive.measured(message.concurrency.tolist(), message.per_token_s.tolist())
             self._wake.set()
 

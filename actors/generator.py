@@ -1,11 +1,13 @@
 """The generator: one engine and its candidates.
 
 Requests go into the engine as they come, within the credits; trajectories, ends and token counts come out; cancels
-reach the engine on a path of their own that nothing can hold up; new weights are swapped in while it samples.
+reach the engine on a path of their own that nothing can hold up; new weights are swapped in while it samples (mode
+`one_step_off`: once nothing samples any more, so that a response is of one version). A parked candidate stops, keeps
+what it has, and goes on from there under a later version.
 
 Invariants: every request ends in exactly one `Trajectory` or `RolloutEnded`, also those that were on their way when
 the run was stopped; `Progress` of a candidate never follows its end; no request reaches an engine older than its
-`min_policy_version`; memory is bounded by the credits (a candidate keeps its credit until its end has been sent).
+`min_policy_version` (or the version it was parked for); memory is bounded by the credits (a candidate keeps its credit until its end has been sent).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
+from darts_async.algorithms.latency_probe import LatencyProbe
 from darts_async.config import Config
 from darts_async.engines import RolloutEngine, make_rollout_engine
 from darts_async.engines.response import ResponseBuffer
@@ -27,6 +30,8 @@ from darts_async.messages import (
     CancelRollouts,
     Credits,
     GeneratorHello,
+    LatencySamples,
+    ParkRollouts,
     PolicyApplied,
     PolicyUpdate,
     Progress,
@@ -41,9 +46,11 @@ from darts_async.runtime.links import GeneratorLinks
 _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
 _EARLY_CANCELS: Final = 1 << 14
-"""Cancels of unknown candidates that are remembered; nearly all of them are of candidates that have just ended."""
+"""Cancels (and parks) of unknown candidates that are remembered; nearly all of them are of candidates that have just
+ended."""
 _SAMPLES: Final = 1 << 16
 _ERROR_CHARS: Final = 2000
+_T = TypeVar("_T")
 
 
 async def run(links: GeneratorLinks, config: Config, engine: RolloutEngine | None = None) -> None:
@@ -85,11 +92,21 @@ class _Candidate:
 
     def __init__(self, request: RolloutRequest) -> None:
         self.request = request
+        self.min_version = request.min_policy_version
+        """It is held until the engine serves this; parking raises it."""
         self.released = asyncio.Event()
-        """Need not wait any more: the weights are new enough, or it was cancelled."""
+        """Need not wait: the weights are new enough, or it was cancelled. Cleared when it is parked."""
+        self.parked = False
+        """What ends it in the engine is a pause."""
         self.cancelled = False
         self.cancel_latency_s: asyncio.Future[float] | None = None
         """Set when the engine's abort has returned; None if no abort was sent for it."""
+
+
+def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T) -> None:
+    book[candidate_id] = what
+    if len(book) > _EARLY_CANCELS:
+        book.popitem(last=False)
 
 
 class _Replica:
@@ -99,6 +116,11 @@ class _Replica:
         self._live: dict[int, _Candidate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._early_cancels: OrderedDict[int, bool] = OrderedDict()
+        self._early_parks: OrderedDict[int, int] = OrderedDict()
+        self._idle = asyncio.Event()
+        """No candidate is in the engine."""
+        self._idle.set()
+        self._between_batches = config.pipeline.mode == "one_step_off"
         self._granted = config.generator.max_num_seqs
         self._num_taken = 0
         self._credit_news = asyncio.Event()
@@ -108,7 +130,8 @@ class _Replica:
         self._wanted: PolicyUpdate | None = None
         self._update_news = asyncio.Event()
         self._clock = BusyClock()
-        self._counts = {"trajectories": 0, "cancelled": 0, "failed": 0, "tokens": 0}
+        self._probe = LatencyProbe()
+        self._counts = {"trajectories": 0, "cancelled": 0, "failed": 0, "parked": 0, "tokens": 0}
         self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
 
@@ -158,7 +181,8 @@ class _Replica:
         candidate.cancelled = (
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
         )
-        if candidate.cancelled or self._engine.version >= request.min_policy_version:
+        candidate.min_version = max(candidate.min_version, self._early_parks.pop(request.candidate_id, 0))
+        if candidate.cancelled or self._engine.version >= candidate.min_version:
             candidate.released.set()
         task = self._group.create_task(self._see_through(candidate), name=f"candidate-{request.candidate_id}")
         self._tasks.add(task)
@@ -180,12 +204,18 @@ class _Replica:
         self._credit_news.set()
 
     async def _outcome(self, candidate: _Candidate) -> Trajectory | RolloutEnded:
-        await candidate.released.wait()
         buffer = ResponseBuffer()
         try:
-            # No await between this check and the engine's own registration, so a cancel sees either side of it.
-            if not candidate.cancelled:
-                await self._sample(candidate, buffer)
+            while True:
+                while not candidate.released.is_set():  # it may be parked between the event and this task's turn
+                    await candidate.released.wait()
+                # No await between this check and the engine's own registration, so a cancel sees either side of it.
+                if candidate.cancelled:
+                    break
+                candidate.parked = False
+                await self._sample(candidate, buffer, buffer.resume())
+                if buffer.finish_reason != "abort" or candidate.cancelled or not candidate.parked:
+                    break
             if candidate.cancelled and buffer.finish_reason in {None, "abort"}:
                 latency_s = None if candidate.cancel_latency_s is None else await candidate.cancel_latency_s
                 return self._ended(candidate, buffer, cancel_latency_s=latency_s)
@@ -195,18 +225,26 @@ class _Replica:
         except RolloutError as error:
             return self._ended(candidate, buffer, error=str(error) or type(error).__name__)
 
-    async def _sample(self, candidate: _Candidate, buffer: ResponseBuffer) -> None:
+    async def _sample(self, candidate: _Candidate, buffer: ResponseBuffer, prefix: list[int]) -> None:
         self._clock.change(+1)
+        self._idle.clear()
         try:
-            async with contextlib.aclosing(self._engine.generate(candidate.request)) as outputs:
+            async with contextlib.aclosing(self._engine.generate(candidate.request, prefix)) as outputs:
                 async for output in outputs:
                     buffer.extend(output)
-                    self._counts["tokens"] += len(output.token_ids)
+                    num_new = len(output.token_ids)
+                    self._counts["tokens"] += num_new
+                    self._probe.output(
+                        candidate.request.candidate_id, num_new, self._clock.num_running, time.monotonic()
+                    )
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
                         self._progress_news.set()
         finally:
             self._clock.change(-1)
+            self._probe.ended(candidate.request.candidate_id)
+            if not self._clock.num_running:
+                self._idle.set()
 
     def _ended(
         self, candidate: _Candidate, buffer: ResponseBuffer, *, error: str = "", cancel_latency_s: float | None = None
@@ -245,7 +283,11 @@ class _Replica:
 
     async def _take_cancels(self) -> None:
         while True:
-            await self._cancel(await self._links.cancels.recv())
+            message = await self._links.cancels.recv()
+            if isinstance(message, ParkRollouts):
+                await self._park(message)
+            else:
+                await self._cancel(message)
 
     async def _cancel(self, message: CancelRollouts) -> None:
         """Abort what runs; let go of what is held; remember what has not arrived (it travels on another link)."""
@@ -253,7 +295,7 @@ class _Replica:
         for candidate_id in message.candidate_ids:
             candidate = self._live.get(candidate_id)
             if candidate is None:
-                self._remember(candidate_id)
+                _remember(self._early_cancels, candidate_id, True)
             elif not candidate.cancelled:
                 candidate.cancelled = True
                 if candidate.released.is_set():
@@ -271,10 +313,24 @@ class _Replica:
                 candidate.cancel_latency_s.set_result(latency_s)
         self._cancel_ms.append(latency_s * 1e3)
 
-    def _remember(self, candidate_id: int) -> None:
-        self._early_cancels[candidate_id] = True
-        if len(self._early_cancels) > _EARLY_CANCELS:
-            self._early_cancels.popitem(last=False)
+    async def _park(self, message: ParkRollouts) -> None:
+        """Pause what runs, keep holding what is held; nothing where the version is served already."""
+        if self._engine.version >= message.resume_version:
+            return
+        running: list[int] = []
+        for candidate_id in message.candidate_ids:
+            candidate = self._live.get(candidate_id)
+            if candidate is None:
+                _remember(self._early_parks, candidate_id, message.resume_version)
+            elif not candidate.cancelled:
+                candidate.min_version = max(candidate.min_version, message.resume_version)
+                if candidate.released.is_set():
+                    candidate.parked = True
+                    candidate.released.clear()
+                    running.append(candidate_id)
+        self._counts["parked"] += len(running)
+        if running:
+            await self._engine.abort(running)
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -292,12 +348,17 @@ class _Replica:
             self._update_news.clear()
             if stopping.is_set():
                 return
+            if self._between_batches:
+                await self._idle.wait()
+                if stopping.is_set():
+                    return
             if self._wanted is not None:
                 await self._apply(self._wanted)
 
     async def _apply(self, update: PolicyUpdate) -> None:
         before = self._engine.version
         started = time.monotonic()
+        self._probe.interrupted()
         try:
             await self._engine.update_weights(update.version, update.weights)
         except ProtocolError as error:
@@ -305,12 +366,14 @@ class _Replica:
                 raise
             _log.warning("version %d was overtaken while it was loaded: %s", update.version, error)
             return
+        finally:
+            self._probe.interrupted()
         update_ms = 0.0
         if self._engine.version != before:
             update_ms = (time.monotonic() - started) * 1e3
             self._update_ms.append(update_ms)
         for candidate in self._live.values():
-            if self._engine.version >= candidate.request.min_policy_version:
+            if self._engine.version >= candidate.min_version:
                 candidate.released.set()
         applied = PolicyApplied(replica=self._links.rank, version=self._engine.version, update_ms=update_ms)
         await self._links.policy.send(applied)
@@ -347,7 +410,15 @@ class _Replica:
         while True:
             self._set_gauges((self._counts["tokens"] - last_tokens) / max(time.monotonic() - last, 1e-3))
             last_tokens, last = self._counts["tokens"], time.monotonic()
+            await self._send_latencies()
             await asyncio.sleep(_GAUGE_S)
+
+    async def _send_latencies(self) -> None:
+        concurrency, per_token_s = self._probe.take()
+        if concurrency.size:
+            await self._links.rollouts.send(
+                LatencySamples(replica=self._links.rank, concurrency=concurrency, per_token_s=per_token_s)
+            )
 
     def _set_gauges(self, tokens_per_s: float) -> None:
         supervisor = self._links.supervisor

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Allocation", "FixedMean", "allocate", "weights"]
+__all__ = ["Allocation", "Allotment", "Allotter", "FixedMean", "allocate", "weights"]
 
 MIN_WEIGHT = 1e-3
 """Smallest weight relative to the mean: a prompt without spread still takes part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """A prompt and what it gets."""
+
+    prompt_index: int
+    num_candidates: int
+    rule: str = ""
+    """Selection rule for this group; empty: the run's."""
+
+
+class Allotter(Protocol):
+    """Draws prompts and says how many candidates each of them gets."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether `published` may come only when all that was trained for the version has been observed."""
+
+    def draw(self, fresh: Callable[[], int], *, lane: bool = False) -> Allotment:
+        """Return the next prompt's allotment. `fresh` draws a prompt; prompts of two lanes are never mixed up."""
+
+    def published(self, version: int) -> None:
+        """A policy version is out (and what was trained for it is known, if that `waits`); versions may repeat."""
+
+    def is_behind(self, version: int) -> bool:
+        """Whether the next draw has to wait for `published(version)`."""
 
 
 class FixedMean:
@@ -32,6 +61,22 @@ class FixedMean:
         before = math.floor(self._groups * self._mean + 1e-9)
         self._groups += 1
         return math.floor(self._groups * self._mean + 1e-9) - before
+
+    @property
+    def waits(self) -> bool:
+        """See `Allotter`."""
+        return False
+
+    def draw(self, fresh: Callable[[], int], *, lane: bool = False) -> Allotment:  # noqa: ARG002 - nothing is drawn ahead
+        """See `Allotter`."""
+        return Allotment(fresh(), self.next())
+
+    def published(self, version: int) -> None:
+        """Nothing is learned."""
+
+    def is_behind(self, version: int) -> bool:  # noqa: ARG002 - nothing is learned
+        """Never."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def _kept_length(pooled: NDArray[np.float64], workload: Workload, num: int) -> f
 
 
 def _order_weights(num: int) -> NDArray[np.float64]:
-    """Share of each level in each order statistic of `num` draws, Beta(k, num - k + 1). [num, levels], rows sum to 1."""
+    """Share of each level in each order statistic of `num` draws: Beta(k, num - k + 1). [num, levels]."""
     below = np.arange(num)[:, None]
     weights = np.exp(_log_choose(num - 1, below) + below * np.log(LEVELS) + (num - 1 - below) * np.log1p(-LEVELS))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -11,9 +11,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from darts_async.algorithms.allocation import FixedMean
+from darts_async.algorithms.allocation import Allotment, Allotter
 from darts_async.algorithms.credits import CreditBook
 from darts_async.algorithms.prompt_order import PromptOrder
+from darts_async.algorithms.rounds import Rounds, Unfinished
 from darts_async.algorithms.staleness import Admission
 
 Phase: TypeAlias = Literal["before", "train", "after", "complete"]
@@ -30,6 +31,10 @@ class GroupJob:
     policy_version: int
     """Lower bound on the version of every token."""
     peer: str
+    unfinished: Unfinished = "keep"
+    """What becomes of it when a step is filled while it is unfinished."""
+    rule: str = ""
+    """Selection rule; empty: the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,15 @@ class Dispatcher:
         *,
         admission: Admission,
         order: PromptOrder,
-        allocation: FixedMean,
+        allocation: Allotter,
         steps: int,
         num_eval_prompts: int,
         eval_samples: int,
+        rounds: Rounds | None = None,
     ) -> None:
         self.credits = CreditBook()
         self.admission = admission
+        self.rounds = Rounds(1, admission.oversample_groups) if rounds is None else rounds
         self._order = order
         self._allocation = allocation
         self._steps = steps
@@ -73,7 +80,8 @@ class Dispatcher:
         self._next_group = 0
         self._peer_of: dict[int, str] = {}
         self._replacements: deque[tuple[int, int]] = deque()
-        self._pending_num: int | None = None
+        self._pending: dict[bool, Allotment] = {}
+        """Drawn and waiting for credits, by kind of round."""
         self._eval_next = 0
         self._eval_open: set[int] = set()
         self._eval_rewards: list[float] = []
@@ -132,9 +140,12 @@ class Dispatcher:
     def published(self, version: int) -> None:
         """The learner published a version."""
         self.admission.published(version)
+        self.rounds.published(version)
         self._advance()
 
     def _advance(self) -> None:
+        if not self._allocation.waits or self.admission.is_settled:
+            self._allocation.published(self.admission.version)
         if self.phase == "train" and self.admission.done and self.admission.version >= self._steps:
             self._start_phase("after" if self._num_eval else "complete")
 
@@ -145,15 +156,20 @@ class Dispatcher:
         self._eval_lengths = []
 
     def _next_train(self) -> GroupJob | None:
-        if not self.admission.may_dispatch():
+        self.admission.oversample_groups = self.rounds.oversample_groups
+        if not (self.rounds.is_open and self.admission.may_dispatch()):
             return None
-        if self._pending_num is None:
-            self._pending_num = self._allocation.next()
-        peer = self.credits.pick(self._pending_num)
+        lane = self.rounds.is_long
+        if lane not in self._pending:
+            if self._allocation.is_behind(self.admission.version):
+                return None  # the outcomes that the next draw is to know are on their way
+            self._pending[lane] = self._allocation.draw(lambda: self.rounds.next_prompt(self._order.next), lane=lane)
+        drawn = self._pending[lane]
+        peer = self.credits.pick(drawn.num_candidates)
         if peer is None:
             return None
-        job = self._book(self._order.next(), self._pending_num, "train", peer)
-        self._pending_num = None
+        job = self._book(drawn.prompt_index, drawn.num_candidates, "train", peer, drawn.rule)
+        del self._pending[lane]
         self.admission.dispatched(job.group_id)
         return job
 
@@ -168,9 +184,12 @@ class Dispatcher:
         self._eval_open.add(job.group_id)
         return job
 
-    def _book(self, prompt_index: int, num_candidates: int, purpose: Literal["train", "eval"], peer: str) -> GroupJob:
+    def _book(
+        self, prompt_index: int, num_candidates: int, purpose: Literal["train", "eval"], peer: str, rule: str = ""
+    ) -> GroupJob:
         self.credits.spend(peer, num_candidates)
         group_id = self._next_group
         self._next_group += 1
         self._peer_of[group_id] = peer
-        return GroupJob(group_id, prompt_index, num_candidates, purpose, self.admission.version, peer)
+        unfinished = self.rounds.unfinished if purpose == "train" else "keep"
+        return GroupJob(group_id, prompt_index, num_candidates, purpose, self.admission.version, peer, unfinished, rule)

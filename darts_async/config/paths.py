@@ -51,6 +51,11 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def allocator(self) -> Path:
+        """Folder of `step_<N>.msgpack`: what the allocator knew when checkpoint N was written."""
+        return self.root / "allocator"
+
+    @property
     def summary(self) -> Path:
         """What the run came to."""
         return self.root / "summary.json"

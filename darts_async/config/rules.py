@@ -101,6 +101,13 @@ def _check_allocation(config: Config) -> None:
             f"must lie between allocation.min = {low} and allocation.max = {high}",
             "Move the budget inside the bounds, or the bounds around it.",
         )
+    if allocation.prune_fraction > 0 and config.selection.rule != "dual_end":
+        raise ConfigError(
+            "allocation.prune_fraction",
+            allocation.prune_fraction,
+            f"prunes the tails that rule `dual_end` waits for; rule `{config.selection.rule}` has none",
+            "Set it to 0, or choose rule `dual_end`.",
+        )
     if config.selection.rule == "all" and budget != size:  # also refuses `auto`: there is nothing to choose
         raise ConfigError(
             "allocation.budget",

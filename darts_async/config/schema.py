@@ -114,8 +114,9 @@ class AllocationSection(Section):
     `mean`, `max`, or mean plus two deviations (`mean_2std`); `uniform`: the same number for every prompt."""
     ema: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Weight of a group's lengths in its prompt's running statistics."""
-    cost_weight: Annotated[float, Field(ge=0)] = 1.0
-    """lambda of `budget = "auto"`: how much relative time one unit of relative shortening is worth (no unit)."""
+    cost_weight: Annotated[float, Field(ge=0)] = 0.8
+    """lambda of `budget = "auto"`: a relative lengthening of the rollout weighs so much against an equal relative
+    shortening of the kept responses (no unit; larger: fewer candidates)."""
     prune_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the prompts whose tails are pruned: of those at `max`, the ones with the largest signal use `shortest`
     in the place of `dual_end`. What is not used carries over."""

@@ -17,6 +17,7 @@ from darts_async.messages import (
     AllocatorHello,
     Credits,
     EvalResult,
+    FromGenerator,
     GroupComplete,
     GroupOutcome,
     GroupPlan,
@@ -76,8 +77,8 @@ class _Peers:
         policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
         )
-        rollouts: MemoryExchange[RolloutRequest, Credits] = MemoryExchange(
-            send=Codec(RolloutRequest), receive=Codec(Credits)
+        rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
+            send=Codec(RolloutRequest), receive=Codec(FromGenerator)
         )
         self.supervisor = _Supervisor()
         self.plans: MemoryHub[PlanReply, GroupPlan] = plans.hub

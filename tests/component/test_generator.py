@@ -21,6 +21,7 @@ from darts_async.errors import EngineDead, ProtocolError
 from darts_async.messages import (
     CancelRollouts,
     Credits,
+    FromGenerator,
     GeneratorHello,
     Message,
     PolicyApplied,
@@ -91,8 +92,8 @@ class Scene:
             }
         )
         self.supervisor = FakeSupervisor()
-        rollouts: MemoryExchange[RolloutRequest, Credits] = MemoryExchange(
-            hwm=4096, send=Codec(RolloutRequest), receive=Codec(Credits)
+        rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
+            hwm=4096, send=Codec(RolloutRequest), receive=Codec(FromGenerator)
         )
         cancels: MemoryExchange[CancelRollouts, GeneratorHello] = MemoryExchange(
             send=Codec(CancelRollouts), receive=Codec(GeneratorHello)
@@ -117,6 +118,13 @@ class Scene:
     async def request(self, *indices: int, cap: int = 512, min_version: int = 0) -> None:
         for index in indices:
             await self.rollouts.send("g", make_request(index, cap=cap, min_version=min_version))
+
+    async def grant(self) -> Credits:
+        """The next grant; latency samples travel on the same link."""
+        while True:
+            _, message = await self.rollouts.recv()
+            if isinstance(message, Credits):
+                return message
 
     async def cancel(self, *indices: int) -> None:
         ids = tuple(candidate_id(0, index) for index in indices)
@@ -229,7 +237,7 @@ def test_trajectories_are_what_the_engine_sampled_and_credits_come_back(play: Pl
             assert {end.finish_reason for end in ends.values() if isinstance(end, Trajectory)} == {"stop", "length"}
             granted = 0
             while granted < 2 * SLOTS:
-                _, grant = await stage.rollouts.recv()
+                grant = await stage.grant()
                 assert granted <= grant.granted_total
                 granted = grant.granted_total
             assert granted == 2 * SLOTS
@@ -522,7 +530,7 @@ def test_whatever_is_cancelled_whenever_every_candidate_ends_once(play: Play, se
                     granted = 0
                     for index in range(120):
                         while granted <= index:
-                            _, grant = await stage.rollouts.recv()
+                            grant = await stage.grant()
                             granted = grant.granted_total
                         await stage.request(index, min_version=chance.choice([0, 0, 0, 3, 7]))
 
