@@ -52,6 +52,8 @@ class Books:
         self._latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._ends = RunEnds()
         self._step = StepRecord()
+        self._rejected: list[LiveGroup] = []
+        """Rejected since the last step, entered with the next one: by then their cancelled candidates have reported."""
         self._kept_length, self._generated_length = Mean(), Mean()
         self._records: list[LedgerRecord] = []
 
@@ -118,12 +120,17 @@ class Books:
         """Enter what became of a group."""
         group_id = group.plan.group_id
         self.num_ended[outcome] += 1
-        if outcome in {"trained", "rejected"}:
+        if outcome == "trained":
             self._enter(group)
+        elif outcome == "rejected":
+            self._rejected.append(group)
         self._records.append(GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason))
 
     def step_done(self, message: StepDone) -> dict[str, float]:
         """Close a step, whose groups have been entered; return its metrics, the totals so far included."""
+        rejected, self._rejected = self._rejected, []
+        for group in rejected:
+            self._enter(group)
         step, self._step = self._step, StepRecord()
         self._ends.add(step)
         self._kept_length += step.kept_length

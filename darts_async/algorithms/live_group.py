@@ -20,8 +20,8 @@ class LiveGroup:
     """One group from its plan to its outcome, and on until every candidate's final report is in."""
 
     __slots__ = (
-        "_held",
         "_finished_at_s",
+        "_held",
         "announced",
         "ended",
         "last_pick_wait_s",
