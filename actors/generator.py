@@ -7,7 +7,8 @@ what it has, and goes on from there under a later version.
 
 Invariants: every request ends in exactly one `Trajectory` or `RolloutEnded`, also those that were on their way when
 the run was stopped; `Progress` of a candidate never follows its end; no request reaches an engine older than its
-`min_policy_version` (or the version it was parked for); memory is bounded by the credits (a candidate keeps its credit until its end has been sent).
+`min_policy_version` (or the version it was parked for); memory is bounded by the credits (a candidate, parked or not,
+keeps its credit until its end has been sent).
 """
 
 from __future__ import annotations
@@ -97,10 +98,15 @@ class _Candidate:
         self.released = asyncio.Event()
         """Need not wait: the weights are new enough, or it was cancelled. Cleared when it is parked."""
         self.parked = False
-        """What ends it in the engine is a pause."""
+        """An abort of it in the engine was a pause, unless it was cancelled since."""
         self.cancelled = False
         self.cancel_latency_s: asyncio.Future[float] | None = None
         """Set when the engine's abort has returned; None if no abort was sent for it."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it goes on after the engine has aborted it."""
+        return self.parked and not self.cancelled
 
 
 def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T) -> None:
@@ -120,6 +126,9 @@ class _Replica:
         self._idle = asyncio.Event()
         """No candidate is in the engine."""
         self._idle.set()
+        self._may_start = asyncio.Event()
+        """No swap is under way that has to find the engine empty."""
+        self._may_start.set()
         self._between_batches = config.pipeline.mode == "one_step_off"
         self._granted = config.generator.max_num_seqs
         self._num_taken = 0
@@ -207,14 +216,16 @@ class _Replica:
         buffer = ResponseBuffer()
         try:
             while True:
-                while not candidate.released.is_set():  # it may be parked between the event and this task's turn
+                while not (candidate.released.is_set() and self._may_start.is_set()):
+                    # In a loop: it may be parked between the event and this task's turn.
                     await candidate.released.wait()
+                    await self._may_start.wait()
                 # No await between this check and the engine's own registration, so a cancel sees either side of it.
                 if candidate.cancelled:
                     break
                 candidate.parked = False
                 await self._sample(candidate, buffer, buffer.resume())
-                if buffer.finish_reason != "abort" or candidate.cancelled or not candidate.parked:
+                if not (buffer.finish_reason == "abort" and candidate.is_paused):
                     break
             if candidate.cancelled and buffer.finish_reason in {None, "abort"}:
                 latency_s = None if candidate.cancel_latency_s is None else await candidate.cancel_latency_s
@@ -352,8 +363,12 @@ class _Replica:
                 await self._idle.wait()
                 if stopping.is_set():
                     return
-            if self._wanted is not None:
-                await self._apply(self._wanted)
+                self._may_start.clear()
+            try:
+                if self._wanted is not None:
+                    await self._apply(self._wanted)
+            finally:
+                self._may_start.set()
 
     async def _apply(self, update: PolicyUpdate) -> None:
         before = self._engine.version

@@ -26,7 +26,7 @@ class EngineOutput(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     """Set on the last output: ended by itself, at the cap, or by `abort`."""
     version_spans: tuple[VersionSpan, ...] = ()
-    """Of the whole response; on the last output only."""
+    """Of everything this stream put out; on the last output only."""
 
 
 @runtime_checkable
@@ -44,8 +44,12 @@ class RolloutEngine(Protocol):
     async def start(self) -> None:
         """Load the model and get ready to sample; version 0. Raises `EngineDead` when that fails."""
 
-    def generate(self, request: RolloutRequest) -> AsyncGenerator[EngineOutput, None]:
-        """Sample one response.
+    def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
+        """Sample one response, or go on with one that was aborted.
+
+        prefix: the tokens it had. They count towards the cap, are not sampled and not put out again, and the rest is
+        sampled under the weights of now, the prefix re-read with them; spans and log-probs are of the new tokens,
+        counted from 0. The same request with another prefix draws other random numbers.
 
         The stream ends after an output with a finish reason. Closing it early, or cancelling the task that reads it,
         ends the request in the engine too.

@@ -73,13 +73,13 @@ class RebasedEngine:
     async def start(self) -> None:
         """Nothing: the engine runs."""
 
-    async def generate(self, request: RolloutRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
         """Sample one response; see `RolloutEngine.generate`."""
         self._running.add(request.candidate_id)
         self._idle.clear()
         self.clock.change(+1)
         try:
-            async with contextlib.aclosing(self._engine.generate(request)) as outputs:
+            async with contextlib.aclosing(self._engine.generate(request, prefix)) as outputs:
                 async for output in outputs:
                     yield self._shifted(output)
         finally:

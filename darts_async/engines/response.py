@@ -12,12 +12,17 @@ from darts_async.messages import Trajectory, VersionSpan
 
 
 class ResponseBuffer:
-    """Joins an engine's outputs. Four bytes a token and a log-prob; nothing is copied when it is done."""
+    """Joins an engine's outputs, over one stream or, for a candidate that was parked, several.
+
+    Four bytes a token and a log-prob; nothing is copied when it is done.
+    """
 
     def __init__(self) -> None:
         self._tokens = array("i")
         self._logprobs = array("f")
         self._spans: tuple[VersionSpan, ...] = ()
+        self._start = 0
+        """Where the stream that is being read began: tokens before it are of streams that were aborted."""
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -32,8 +37,21 @@ class ResponseBuffer:
             raise RolloutError(f"the engine sent {counts}")
         self._tokens.extend(output.token_ids)
         self._logprobs.extend(output.logprobs)
-        self._spans = output.version_spans
+        if output.finish_reason is not None:
+            self._join(output.version_spans)
         self.finish_reason = output.finish_reason
+
+    def resume(self) -> list[int]:
+        """Begin to read the stream that goes on after an abort; return the tokens that it is to go on from."""
+        self._start = len(self._tokens)
+        self.finish_reason = None
+        return self._tokens.tolist()
+
+    def _join(self, spans: tuple[VersionSpan, ...]) -> None:
+        """Append the version spans of the stream that has ended, if it brought a token."""
+        before = self._spans[-1].version if self._spans else None
+        new = (VersionSpan(span.version, span.start + self._start) for span in spans)
+        self._spans += tuple(s for s in new if s.version != before and s.start < len(self._tokens))
 
     def trajectory(self, candidate_id: int, replica: int) -> Trajectory:
         """Return the finished response. The buffer is done with; `RolloutError` if it breaks the contract."""

@@ -21,9 +21,11 @@ from darts_async.messages import RolloutRequest, VersionSpan
 class _Playback:
     """One request: how far its response has been played, and by which versions."""
 
-    def __init__(self, response: SimResponse) -> None:
+    def __init__(self, response: SimResponse, start: int = 0) -> None:
         self.response = response
-        self.num_tokens = 0
+        self.start = start
+        """Tokens that it began with."""
+        self.num_tokens = start
         self.spans: list[VersionSpan] = []
         self.ended: FinishReason | RolloutError | EngineDead | None = None
         self.news = asyncio.Event()
@@ -34,7 +36,7 @@ class _Playback:
         end = min(self.num_tokens + num_tokens, length if fails_at is None else fails_at)
         played = end - self.num_tokens
         if played and (not self.spans or self.spans[-1].version != version):
-            self.spans.append(VersionSpan(version, self.num_tokens))
+            self.spans.append(VersionSpan(version, self.num_tokens - self.start))
         self.num_tokens = end
         if end == fails_at:
             self.end(RolloutError("failed on purpose (fail_share)"))
@@ -92,16 +94,19 @@ class SimEngine:
         """Nothing to load."""
         self._open = True
 
-    async def generate(self, request: RolloutRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
         """Play one response; see `RolloutEngine.generate`."""
         self._check_alive()
         candidate = request.candidate_id
         if candidate in self._all:
             raise RolloutError(f"candidate {candidate} is running already")
-        playback = self._all[candidate] = _Playback(sample_response(self._params, request))
+        response = sample_response(self._params, request)
+        if response.tokens[: len(prefix)].tolist() != list(prefix):
+            raise RolloutError(f"candidate {candidate} never had the {len(prefix)} tokens it is to go on with")
+        playback = self._all[candidate] = _Playback(response, len(prefix))
         self._waiting.append(playback)
         self._schedule()
-        start = 0
+        start = playback.start
         try:
             while True:
                 await playback.news.wait()

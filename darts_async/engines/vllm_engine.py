@@ -23,7 +23,7 @@ from darts_async.config.paths import model_folder
 from darts_async.engines import vllm_plugin
 from darts_async.engines.base import EngineOutput, FinishReason
 from darts_async.engines.process import LastingThread
-from darts_async.engines.vllm_settings import engine_arguments, environment, sampling_arguments
+from darts_async.engines.vllm_settings import continuation, engine_arguments, environment, sampling_arguments
 from darts_async.engines.vllm_update import WeightSwap
 from darts_async.engines.weights_file import check_weights, model_shapes, tied_embeddings
 from darts_async.errors import ConfigError, EngineDead, ProtocolError, RolloutError
@@ -109,12 +109,12 @@ class VllmEngine:
             raise ConfigError("generator.engine_args", given, str(error), "See vLLM's AsyncEngineArgs.") from error
         return cast("AsyncLLM", AsyncLLM.from_engine_args(parsed))
 
-    async def generate(self, request: RolloutRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
         """Sample one response; see `RolloutEngine.generate`."""
         candidate = request.candidate_id
         if candidate in self._adds:
             raise RolloutError(f"candidate {candidate} is running already")
-        add = asyncio.create_task(self._add(request), name=f"add-{candidate}")
+        add = asyncio.create_task(self._add(continuation(request, prefix)), name=f"add-{candidate}")
         self._adds[candidate] = add
         ended = False
         try:

@@ -7,12 +7,18 @@ engine; the engine's own process inherits it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+import numpy as np
+
+from darts_async.algorithms.seeding import stable_hash
 from darts_async.config import Config
 from darts_async.config.paths import model_folder
 from darts_async.engines.process import DIE_WITH_PARENT
 from darts_async.engines.vllm_plugin import PLUGIN, SHARED_FILE
+from darts_async.errors import RolloutError
 from darts_async.messages import RolloutRequest
 
 _SEED_MASK: Final = (1 << 63) - 1  # what a torch generator and a signed 64-bit field take
@@ -76,6 +82,25 @@ def engine_arguments(config: Config, *, on_cpu: bool) -> dict[str, Any]:
     if not _parallel(config):
         arguments["distributed_executor_backend"] = "uni"
     return arguments | config.generator.engine_args
+
+
+def continuation(request: RolloutRequest, prefix: Sequence[int]) -> RolloutRequest:
+    """Return the request that goes on after `prefix`: it is part of the prompt, the cap is what is left of it, and the
+    seed is another one, so that the random numbers of the first part are not drawn again. Raises `RolloutError` when
+    nothing is left.
+    """
+    if not prefix:
+        return request
+    left = request.max_response_tokens - len(prefix)
+    if left < 1:
+        raise RolloutError(f"{len(prefix)} of at most {request.max_response_tokens} tokens are there: nothing is left")
+    prompt = np.concatenate((request.prompt_tokens, np.asarray(prefix, np.int32)))
+    return msgspec.structs.replace(
+        request,
+        prompt_tokens=prompt,
+        max_response_tokens=left,
+        seed=stable_hash("continue", request.seed, len(prefix)),
+    )
 
 
 def sampling_arguments(config: Config, request: RolloutRequest) -> dict[str, Any]:
