@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _TCP = re.compile(r"^tcp://([A-Za-z0-9._-]+):(\d{1,5})$")
 NUM_TCP_PORTS = 8
+_WAITING_RULES = ("all", "dual_end")
+"""Rules under which everything that was sampled finishes."""
 
 
 def resolve(config: Config) -> Config:
@@ -22,9 +24,33 @@ def resolve(config: Config) -> Config:
     _check_allocation(config)
     _check_sampling(config)
     _check_pipeline(config)
+    _check_unfinished(config)
     _check_generator(config)
     parse_bind(config.launch.bind)
     return config
+
+
+def warnings(config: Config) -> list[str]:
+    """Return what is allowed but easily misread, one sentence each, for a resolved config."""
+    found = []
+    rule, selection = config.selection.rule, config.selection
+    if rule not in _WAITING_RULES or config.allocation.prune_fraction > 0:
+        pruned = " with allocation.prune_fraction" if rule in _WAITING_RULES else ""
+        why = (
+            f"depends on which candidates finish before they are cancelled under rule `{rule}`{pruned}: with other "
+            "engine speeds it is another estimator (only `all` and `dual_end` wait for every candidate)"
+        )
+        if selection.baseline == "finished":
+            found.append(f"selection.baseline = 'finished' {why}")
+        if selection.zero_variance == "rescue":
+            found.append(f"selection.zero_variance = 'rescue' {why}")
+    eta = config.pipeline.max_staleness
+    if config.learner.correction == "none" and eta is not None and eta > 1:
+        found.append(
+            f"learner.correction = 'none' with pipeline.max_staleness = {eta}: responses that are several versions old "
+            "are trained on as if the present policy had sampled them; choose `tis`"
+        )
+    return found
 
 
 def parse_bind(bind: str) -> tuple[str, int] | None:
@@ -150,6 +176,44 @@ def _check_pipeline(config: Config) -> None:
             eta,
             f"mode `{mode}` implies {MODE_ETA[mode]}",
             "Remove pipeline.max_staleness, or choose mode `async`.",
+        )
+
+
+def _check_unfinished(config: Config) -> None:
+    unfinished, eta = config.pipeline.unfinished, config.pipeline.max_staleness
+    extra = config.queues.oversample_groups
+    assert eta is not None
+    if unfinished == "keep":
+        return
+    if extra < 1:
+        raise ConfigError(
+            "queues.oversample_groups",
+            extra,
+            f"pipeline.unfinished = '{unfinished}' is about the groups beyond what a step needs, so it must be 1 or more",
+            "Set it to a quarter of group.groups_per_step or so, or set pipeline.unfinished to 'keep'.",
+        )
+    if unfinished == "defer" and eta != 0:
+        raise ConfigError(
+            "pipeline.unfinished",
+            unfinished,
+            f"tail batching ends a round with its step, which mode `{config.pipeline.mode}` does not wait for",
+            "Choose mode `sync` or `stream`, or 'resume'.",
+        )
+    if unfinished == "resume" and eta < 1:
+        raise ConfigError(
+            "pipeline.unfinished",
+            unfinished,
+            f"a response that goes on under the next version is one version old, and mode `{config.pipeline.mode}` "
+            "allows no staleness",
+            "Choose mode `one_step_off` or `async`, or 'defer'.",
+        )
+    most = eta * config.group.groups_per_step
+    if unfinished == "resume" and extra > most:
+        raise ConfigError(
+            "queues.oversample_groups",
+            extra,
+            f"must not exceed max_staleness * groups_per_step = {most}: more could not all be trained in time",
+            f"Set it to {most} or less, or raise pipeline.max_staleness.",
         )
 
 

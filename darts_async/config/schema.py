@@ -139,7 +139,8 @@ class QueuesSection(Section):
     ready_groups: PositiveInt = 16
     """Most complete groups that wait for the learner (high-water mark of the groups link)."""
     oversample_groups: Annotated[int, Field(ge=0)] = 0
-    """Groups admitted beyond what the next steps need."""
+    """Groups admitted beyond what the next steps need; `pipeline.unfinished` says what becomes of them. With `keep` the
+    slowest of a version can grow too old and are swept: their tokens are lost, and slow prompts are trained less."""
     trajectory_hwm: Annotated[int, Field(ge=16)] = 4096
     """Most messages that wait between a generator and the selector."""
 
@@ -149,7 +150,8 @@ class PipelineSection(Section):
 
     mode: PipelineMode = "async"
     """`sync`: whole batches. `stream`: gradients as groups arrive. `one_step_off`: the next batch decodes while this
-    one trains. `async`: weights are swapped in flight."""
+    one trains, and a replica swaps its weights only when nothing decodes, so that a response is of one version.
+    `async`: weights are swapped in flight."""
     max_staleness: Annotated[int, Field(ge=0, le=64)] | None = None
     """eta: most versions between the oldest token of a group and the policy that trains on it. Unset: what the mode
     implies (0, 0, 1, 1). Setting another value than the mode's is an error; `async` takes 1 and more."""
@@ -157,7 +159,8 @@ class PipelineSection(Section):
     unfinished: Literal["keep", "defer", "resume"] = "keep"
     """What happens to groups that still decode when a step has all the groups it needs. `keep`: they go on and are
     trained by a later step. `defer`: they are cancelled and their prompts wait for a long round of their own (tail
-    batching). `resume`: their candidates stop, keep their tokens, and go on in the next round (partial rollout)."""
+    batching; modes `sync` and `stream`). `resume`: their candidates stop, keep their tokens, and go on under the next
+    version (partial rollout; modes `one_step_off` and `async`). Both need `queues.oversample_groups`."""
 
 
 class GeneratorSection(Section):

@@ -71,6 +71,13 @@ def test_ill_typed_value_names_key_value_and_meaning():
         ([("sampling.top_k", "50")], "sampling.top_k"),
         ([("pipeline.mode", "sync"), ("pipeline.max_staleness", "1")], "pipeline.max_staleness"),
         ([("pipeline.max_staleness", "0")], "pipeline.max_staleness"),
+        ([("pipeline.unfinished", "resume")], "queues.oversample_groups"),
+        ([("pipeline.unfinished", "defer"), ("queues.oversample_groups", "2")], "pipeline.unfinished"),
+        (
+            [("pipeline.mode", "stream"), ("pipeline.unfinished", "resume"), ("queues.oversample_groups", "2")],
+            "pipeline.unfinished",
+        ),
+        ([("pipeline.unfinished", "resume"), ("queues.oversample_groups", "9")], "queues.oversample_groups"),
         ([("generator.max_num_seqs", "15")], "generator.max_num_seqs"),
         ([("launch.bind", "udp://x")], "launch.bind"),
         ([("launch.bind", "tcp://127.0.0.1:80")], "launch.bind"),
