@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart test lint format constraints clean
+.PHONY: help quickstart figures test lint format constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml tools/constraints.txt tools/overrides.txt
 
 quickstart: $(STAMP)  ## Install, then train the tiny policy (a few minutes on two cores)
 	@$(BIN)/darts-async up
+
+figures: $(STAMP)  ## Measure the table in configs/README.md (some 15 minutes; goes on where it was stopped)
+	@$(BIN)/darts-async bench --live --out runs/figures --write-readme configs/README.md
 
 test: $(STAMP)  ## Run all tests (no GPU needed)
 	$(BIN)/python -m pytest

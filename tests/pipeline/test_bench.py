@@ -61,6 +61,11 @@ class BenchProcess:
         return json.loads((self.out / cell / "summary.json").read_text())
 
 
+def assert_balanced(summary: dict[str, Any]) -> None:
+    for books in (summary["tokens"], summary["rollouts"]):
+        assert books["generated"] == sum(count for state, count in books.items() if state != "generated")
+
+
 @pytest.fixture
 def bench(tmp_path) -> Iterator[Callable[..., BenchProcess]]:
     started: list[BenchProcess] = []
@@ -92,8 +97,7 @@ def test_a_table_and_its_resumption(bench, tmp_path):
     for name, staleness in (("quickstart-seed0", 1.0), ("grpo_sync-seed0", 0.0)):
         summary = run.summary(name)
         assert (summary["status"], summary["steps"], summary["rollouts"]["trained"]) == ("done", 2, 2 * 8 * 8)
-        for books in (summary["tokens"], summary["rollouts"]):
-            assert books["generated"] == sum(count for state, count in books.items() if state != "generated")
+        assert_balanced(summary)
         assert summary["staleness"]["max"] <= staleness
         assert summary["eval"]["after"]["policy_version"] == 2
         assert 0 < summary["bench"]["training_s"] < summary["wall_s"]
@@ -102,7 +106,7 @@ def test_a_table_and_its_resumption(bench, tmp_path):
         assert [json.loads(line)["step"] for line in lines] == [0, 1]
     # The simulated engine ignores the weights: the second cell has started again from version 0 to get the same.
     assert run.summary("grpo_sync-seed0")["eval"] == run.summary("quickstart-seed0")["eval"]
-    rows = list(csv.DictReader((run.out / "table.csv").open()))
+    rows = list(csv.DictReader((run.out / "table.csv").read_text().splitlines()))
     assert [(row["preset"], row["status"]) for row in rows] == [("quickstart", "done"), ("grpo_sync", "done")]
     assert float(rows[1]["useful_share"]) == 1.0
     table = (run.out / "table.md").read_text()
@@ -118,17 +122,20 @@ def test_a_table_and_its_resumption(bench, tmp_path):
 
 
 def test_a_cell_whose_process_dies_is_reported_and_the_next_one_runs(bench):
-    run = bench("--presets", "quickstart,grpo_sync", "--steps", "2", "--generator.engine_args.token_s", "0.05")
-    run.wait_for((run.out / "quickstart-seed0" / "metrics.jsonl").is_file)
+    slow = ("--generator.engine_args.token_s", "0.05", "--eval-prompts", "0")
+    run = bench("--presets", "quickstart,grpo_sync", *slow)
+    run.wait_for(lambda: run.logs().count("generator-0 takes cancels") == 1)
     next(child for child in run.children() if "actors.bench" in child.cmdline()).kill()
     run.wait_for(lambda: "quickstart-seed0 failed" in run.output)
-    run.wait_for((run.out / "grpo_sync-seed0" / "metrics.jsonl").is_file)
+    run.wait_for(lambda: run.logs().count("generator-0 takes cancels") == 2)
     left = run.children()
     run.process.send_signal(signal.SIGINT)
     assert run.wait(40) == 130, run.logs()
     assert not psutil.wait_procs(left, timeout=5)[1]
     assert "status -9" in run.summary("quickstart-seed0")["reason"]
-    assert run.summary("grpo_sync-seed0")["status"] == "interrupted"
+    interrupted = run.summary("grpo_sync-seed0")
+    assert interrupted["status"] == "interrupted"
+    assert_balanced(interrupted)
     assert "not in the tables: quickstart, seed 0: failed" in (run.out / "table.md").read_text()
     assert "Traceback" not in run.output
 

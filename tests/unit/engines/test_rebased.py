@@ -19,7 +19,6 @@ from darts_async.engines.sim_engine import SimEngine
 from darts_async.errors import ConfigError, EngineDead
 from darts_async.messages import RolloutRequest, VersionSpan
 
-
 Scene = Callable[[SimEngine], Coroutine[Any, Any, None]]
 
 
