@@ -189,7 +189,7 @@ def _check_unfinished(config: Config) -> None:
         raise ConfigError(
             "queues.oversample_groups",
             extra,
-            f"pipeline.unfinished = '{unfinished}' is about the groups beyond what a step needs, so it must be 1 or more",
+            f"pipeline.unfinished = '{unfinished}' is about groups beyond what a step needs, so it must be 1 or more",
             "Set it to a quarter of group.groups_per_step or so, or set pipeline.unfinished to 'keep'.",
         )
     if unfinished == "defer" and eta != 0:
