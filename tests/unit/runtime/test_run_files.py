@@ -1,0 +1,49 @@
+"""A run's files: a line a step as soon as both roles have reported it, and none missing at the end."""
+
+import json
+
+import pytest
+
+from darts_async.config.paths import RunPaths
+from darts_async.messages import StepMetrics
+from darts_async.runtime.record import RunRecord
+from darts_async.runtime.run_files import RunFiles
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = RunFiles(RunPaths(tmp_path), RunRecord())
+    yield files
+    files.close()
+
+
+def lines_of(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_is_written_when_both_roles_have_reported(files, tmp_path):
+    assert files.step(StepMetrics(step=0, values={"policy_version": 1.0}), {}) is None
+    assert lines_of(tmp_path) == []
+    values = files.step(StepMetrics(step=0, values={"reward/mean": 0.5}), {"queue/rewards/depth": 2.0})
+    assert values == {"policy_version": 1.0, "reward/mean": 0.5, "queue/rewards/depth": 2.0}
+    (line,) = lines_of(tmp_path)
+    assert line.pop("wall_s") >= 0
+    assert line == {"step": 0, **values}
+
+
+def test_cancels_of_a_step_are_the_difference_of_the_run_s(files, tmp_path):
+    for step, cancelled in enumerate((3.0, 10.0)):
+        files.step(StepMetrics(step=step, values={"policy_version": step + 1.0}), {})
+        files.step(StepMetrics(step=step, values={"cancel/rollouts": cancelled}), {})
+    assert [line["cancel/rollouts_in_step"] for line in lines_of(tmp_path)] == [3.0, 7.0]
+
+
+def test_what_only_one_role_reported_is_written_at_the_end_once(files, tmp_path):
+    for step in range(2):
+        files.step(StepMetrics(step=step, values={"policy_version": step + 1.0}), {})
+    files.step(StepMetrics(step=0, values={"reward/mean": 0.5}), {})
+    summary = files.summarise("failed", "why", bench={"training_s": 2.0})
+    assert [line["step"] for line in lines_of(tmp_path)] == [0, 1]
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["status"], summary["reason"], summary["steps"]) == ("failed", "why", 2)
+    assert summary["bench"] == {"training_s": 2.0}
