@@ -19,6 +19,7 @@ from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import DEFERRED, Rounds
 from darts_async.algorithms.seeding import rollout_seed
 from darts_async.algorithms.staleness import Admission, lookahead_of
+from darts_async.algorithms.starvation import Starvation
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ProtocolError
@@ -71,6 +72,8 @@ async def run(links: AllocatorLinks, config: Config) -> None:
             "long_rounds": float(allocator.rounds.num_long),
             "prompts_deferred": float(allocator.rounds.num_deferred),
             "prompts_skipped": float(prompts.num_skipped),
+            "starvation/prompts": float(allocator.starvation.num_prompts),
+            "starvation/max": float(allocator.starvation.longest),
         }
     )
 
@@ -105,6 +108,7 @@ class _Allocator:
         self._folder = RunPaths.of(config).allocator
         self._saved: list[int] = []
         self.num_groups = 0
+        self.starvation = Starvation()
 
     @property
     def rounds(self) -> Rounds:
@@ -159,7 +163,11 @@ class _Allocator:
         if outcome.purpose == "train":
             if self._adaptive is not None and job is not None:
                 self._adaptive.observe(job.prompt_index, outcome.group_id, outcome.lengths)
-            self._dispatcher.group_ended(outcome.group_id, trained=outcome.outcome == "trained")
+            trained = outcome.outcome == "trained"
+            self._dispatcher.group_ended(outcome.group_id, trained=trained)
+            if (text := self.starvation.ended(outcome.prompt_id, trained=trained)) is not None:
+                _log.warning("%s", text)
+                await self._links.supervisor.send(Warn(role="allocator", rank=self._links.rank, text=text))
             return
         label: Literal["before", "after"] = "before" if self._dispatcher.phase == "before" else "after"
         lengths = tuple(length.tokens for length in outcome.lengths if not length.censored)
@@ -251,6 +259,8 @@ class _Allocator:
         supervisor, admission = self._links.supervisor, self._dispatcher.admission
         supervisor.gauges["queue/in_flight_groups/depth"] = float(admission.in_flight)
         supervisor.gauges["allocator/live_groups"] = float(admission.live)
+        supervisor.gauges["starvation/prompts"] = float(self.starvation.num_prompts)
+        supervisor.gauges["starvation/max"] = float(self.starvation.max)
         if self._adaptive is not None:
             supervisor.gauges["allocation/budget"] = self._adaptive.budget
             supervisor.gauges["allocation/candidates_mean"] = self._adaptive.candidates_mean

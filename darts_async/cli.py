@@ -135,6 +135,7 @@ def _run(plan: Plan) -> dict[str, Any]:
     import uvloop  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
+    from darts_async.config.rules import warnings  # noqa: PLC0415
     from darts_async.launcher.preflight import create_run_folder  # noqa: PLC0415
     from darts_async.launcher.supervisor import launch  # noqa: PLC0415
     from darts_async.launcher.view import LiveView, PlainView  # noqa: PLC0415
@@ -143,6 +144,8 @@ def _run(plan: Plan) -> dict[str, Any]:
     create_run_folder(plan)
     config = plan.config
     console.print(f"run folder: {plan.paths.root}", soft_wrap=True, markup=False, highlight=False)
+    for text in warnings(config):
+        console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if console.is_terminal:
             bounds = {
@@ -161,12 +164,15 @@ def _show_plan(plan: Plan) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from darts_async.config import to_toml  # noqa: PLC0415
+    from darts_async.config.rules import warnings  # noqa: PLC0415
     from darts_async.launcher.preflight import describe  # noqa: PLC0415
 
     console = Console()
     console.print(to_toml(plan.config), soft_wrap=True, markup=False, highlight=False)
     for label, text in describe(plan).items():
         console.print(f"# {label + ':':<12} {text}", soft_wrap=True, markup=False, highlight=False)
+    for text in warnings(plan.config):
+        console.print(f"# warning: {text}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _show_summary(console: Console, plan: Plan, summary: dict[str, Any]) -> None:

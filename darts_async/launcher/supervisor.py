@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from darts_async.config.rules import parse_bind
+from darts_async.config.rules import parse_bind, warnings
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan
@@ -68,7 +68,8 @@ class _Supervisor:
         self._config = plan.config
         self._paths = plan.paths
         self._view = view
-        self._record = RunRecord()
+        self._config_warnings = warnings(plan.config)
+        self._record = RunRecord(warnings=list(self._config_warnings))
         self._roles: dict[str, RoleProcess] = {}
         self._begun = False
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
@@ -171,7 +172,7 @@ class _Supervisor:
                 self._view.evaluated(message)
             case Warn():
                 self._record.warnings.append(f"{role.name}: {message.text}")
-                del self._record.warnings[:-100]
+                del self._record.warnings[len(self._config_warnings) : -100]
                 self._view.note(f"{role.name}: {message.text}")
             case Finished():
                 role.finished = True

@@ -62,6 +62,7 @@ class RunRecord:
             "weight_update_ms": _worst(generators, "update_ms", ("p50", "p99")),
             "staleness": _sub(learner, "staleness", ("mean", "max")),
             "logprob_parity": _sub(learner, "logprob_parity", ("mean", "max")),
+            "selection": _selection(selector, self.finished.get(("allocator", 0), {})),
             "skipped_steps": _whole(learner.get("skipped_steps")),
             "warnings": self.warnings,
         }
@@ -73,6 +74,17 @@ class RunRecord:
 def _ledger(part: dict[str, float], prefix: str) -> dict[str, int | None]:
     keys = ("generated", *LEDGER_STATES)
     return {key: _whole(part.get(f"{prefix}{_SEPARATOR}{key}")) for key in keys}
+
+
+def _selection(selector: dict[str, float], allocator: dict[str, float]) -> dict[str, Any]:
+    """What selection came to over the run, and which prompts it never let through."""
+    return {
+        "kept_length": _number(selector.get("kept_length/mean")),
+        "generated_length": _number(selector.get("generated_length/mean")),
+        "zero_variance_groups": _whole(selector.get("zero_variance_groups")),
+        "groups": {key: _whole(selector.get(f"groups/{key}")) for key in ("trained", "rejected", "stale")},
+        "starvation": {key: _whole(allocator.get(f"starvation/{key}")) for key in ("prompts", "max")},
+    }
 
 
 def _sub(part: dict[str, float], prefix: str, keys: tuple[str, ...]) -> dict[str, float | None]:

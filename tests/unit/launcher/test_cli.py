@@ -60,3 +60,9 @@ def test_dry_run_imports_no_torch_and_starts_nothing(tmp_path):
     assert "HEAVY set()" in result.stdout
     assert "[generator]" in result.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_setting_that_is_easily_misread_is_told_before_the_start(tmp_path):
+    result = _cli("up", "--dry-run", "--run.dir", str(tmp_path), "--selection.baseline", "finished")
+    assert result.returncode == 0
+    assert "# warning: selection.baseline = 'finished' depends on which candidates finish" in result.stdout

@@ -21,8 +21,11 @@ def test_summary_collects_the_roles_parts():
         record.add_step(StepMetrics(step=step, values={"policy_version": step + 1.0}))
     record.add_eval(EvalResult(label="before", policy_version=0, reward=0.5, response_length=60.0, num_rollouts=4))
     books = {f"rollouts/{state}": float(i) for i, state in enumerate(LEDGER_STATES)}
+    books |= {"kept_length/mean": 40.5, "zero_variance_groups": 4.0, "groups/trained": 6.0, "groups/rejected": 1.0}
     books |= {"rollouts/generated": 15.0, "tokens/generated": 99.0, "cancel_latency_ms/p50": 1.25}
     record.add_finished(Finished(role="selector", rank=0, summary=books))
+    starvation = {"starvation/prompts": 2.0, "starvation/max": 5.0}
+    record.add_finished(Finished(role="allocator", rank=0, summary=starvation))
     record.add_finished(Finished(role="learner", rank=0, summary={"policy_version": 3.0, "staleness/max": 1.0}))
     for rank, p99 in enumerate((5.0, 9.0)):
         summary = {"idle_ratio": 0.1 + rank / 10, "update_ms/p99": p99}
@@ -36,6 +39,13 @@ def test_summary_collects_the_roles_parts():
     assert summary["eval"]["after"] is None
     assert summary["idle_ratio"] == {"generator": 0.15, "learner": None}
     assert summary["weight_update_ms"] == {"p50": None, "p99": 9.0}
+    assert summary["selection"] == {
+        "kept_length": 40.5,
+        "generated_length": None,
+        "zero_variance_groups": 4,
+        "groups": {"trained": 6, "rejected": 1, "stale": None},
+        "starvation": {"prompts": 2, "max": 5},
+    }
     assert summary["cancel_latency_ms"] == {"p50": 1.25, "p99": None}
 
 
