@@ -11,16 +11,19 @@ from typing import Any
 
 import msgpack
 import msgspec
+import numpy as np
 import pytest
 import uvloop
 
 from actors.local import LocalRun
 from darts_async.algorithms.ledger_records import GroupEnded, GroupPlanned, LedgerRecord
+from darts_async.algorithms.seeding import rollout_seed
 from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths
 from darts_async.engines.sim_engine import SimEngine
+from darts_async.engines.sim_response import sample_response
 from darts_async.engines.token_sums import TokenSums
-from darts_async.messages import LEDGER_STATES, Finished, Message, StepMetrics, TrainGroup
+from darts_async.messages import LEDGER_STATES, Finished, Message, RolloutRequest, StepMetrics, TrainGroup, index_of
 
 _DEADLINE_S = 40.0
 
@@ -89,6 +92,7 @@ class Recorder:
 @dataclass
 class Result:
     trained: Recorder
+    config: Config
     reports: list[Message]
     engines: list[SimEngine]
 
@@ -100,6 +104,18 @@ class Result:
     def of(self, role: str) -> dict[str, float]:
         (found,) = [m.summary for m in self.reports if isinstance(m, Finished) and m.role == role]
         return found
+
+    def planned(self, group: TrainGroup, candidate: int) -> np.ndarray:
+        """What the simulated engine answers for a candidate when nothing comes between."""
+        attempt = int(index_of(candidate) >= self.config.group.size)  # a replacement
+        request = RolloutRequest(
+            candidate_id=candidate,
+            prompt_tokens=group.prompt_tokens,
+            seed=rollout_seed(self.config.run.seed, group.prompt_id, candidate, attempt),
+            max_response_tokens=self.config.model.max_response_tokens,
+            min_policy_version=0,
+        )
+        return sample_response(self.engines[0]._params, request).tokens
 
     def check_books(self) -> None:
         """Every candidate ended once, and the tokens are those that the engines made."""
@@ -138,7 +154,7 @@ def play(tmp_path: Path, preset: str, *args: dict[str, Any], loop: Any = uvloop.
         runner.run(go())
     assert len(trainer.steps) == config.run.steps
     assert RunPaths.of(config).ledger.is_dir()
-    return Result(trainer, reports, engines)
+    return Result(trainer, config, reports, engines)
 
 
 def _with_args(config: Config, arguments: dict[str, Any]) -> Config:
@@ -150,7 +166,7 @@ FAST: dict[str, Any] = {}
 SLOW: dict[str, Any] = {"token_s": 0.001}
 
 
-@pytest.mark.parametrize("preset", ["grpo_sync", "quickstart"])
+@pytest.mark.parametrize("preset", ["grpo_sync", "quickstart", "darts_paper"])
 def test_sync_and_stream_train_on_the_same_groups_whatever_the_speed(tmp_path: Path, preset: str):
     sync = play(tmp_path, preset, FAST, pipeline__mode="sync")
     # Another mode, another number of engines of different speed, another event loop.
@@ -207,3 +223,29 @@ def read_ledger(folder: Path) -> LedgerOnDisk:
             elif isinstance(record, GroupEnded):
                 ends.append(record)
     return LedgerOnDisk(prompts, ends)
+
+
+@pytest.mark.parametrize("mode", ["one_step_off", "async"])
+def test_a_partial_rollout_goes_on_under_the_next_version(tmp_path: Path, mode: str):
+    result = play(tmp_path, "partial_rollout", UNEVEN, SLOW | UNEVEN, pipeline__mode=mode, run__steps="12")
+    result.check_books()
+    groups = [(version, group) for version, step in enumerate(result.trained.steps) for group in step]
+    spans = [(v, s, n) for v, g in groups for s, n in zip(g.version_spans, g.lengths.tolist(), strict=True)]
+    # Tokens keep the version that sampled them, and what is trained on is never too old.
+    assert all(0 <= v - s[0].version <= 1 for v, s, _ in spans)
+    assert any(len(s) == 2 for _, s, _ in spans)
+    assert result.summary["rollouts/stale"] == 0
+    assert sum(m.summary["parked"] for m in result.reports if isinstance(m, Finished) and m.role == "generator") > 0
+    # The joined response is the one that would have been sampled without a pause.
+    for _, group in groups:
+        ends = np.cumsum(group.lengths)
+        for candidate, tokens in zip(group.candidate_ids, np.split(group.response_tokens, ends[:-1]), strict=True):
+            assert tokens.tolist() == result.planned(group, candidate).tolist()
+
+
+def test_one_step_off_swaps_between_batches(tmp_path: Path):
+    result = play(tmp_path, "one_step_off", FAST, SLOW, run__steps="8")
+    result.check_books()
+    groups = [(version, group) for version, step in enumerate(result.trained.steps) for group in step]
+    assert all(len(spans) == 1 for _, group in groups for spans in group.version_spans)
+    assert {version - group.oldest_version for version, group in groups} == {0, 1}
