@@ -161,7 +161,8 @@ class _Allocator:
 
     async def _ended(self, outcome: GroupOutcome, job: GroupJob | None) -> None:
         if outcome.purpose == "train":
-            if self._adaptive is not None and job is not None:
+            # A group that was cut off shows only its short responses: they would pass for its lengths.
+            if self._adaptive is not None and job is not None and outcome.outcome != "cancelled":
                 self._adaptive.observe(job.prompt_index, outcome.group_id, outcome.lengths)
             trained = outcome.outcome == "trained"
             self._dispatcher.group_ended(outcome.group_id, trained=trained)

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darts_async.algorithms.budget import BudgetTerms, Workload, best_budget, terms
@@ -61,6 +61,7 @@ def test_the_optimum_never_rises_with_lambda(rule, overlapped, curve, sigma):
     assert budgets == sorted(budgets, reverse=True)
 
 
+@settings(deadline=None)
 @given(
     found=st.lists(st.tuples(st.floats(-1, 1), st.floats(0.2, 3)), min_size=1, max_size=9),
     weights=st.tuples(st.floats(0, 10), st.floats(0, 10)),

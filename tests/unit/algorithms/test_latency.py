@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darts_async.algorithms.latency import WINDOW, LatencyCurve, isotonic
@@ -15,6 +15,7 @@ def test_pool_adjacent_violators_by_hand():
     assert isotonic([], []).size == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 10)), min_size=1, max_size=12))
 def test_pav_is_monotone_and_its_residuals_say_it_is_the_projection(points: list[tuple[float, float]]):
     values, weights = (np.array(column) for column in zip(*points, strict=True))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darts_async.algorithms.censored import LogMoments, group_moments
@@ -61,6 +61,7 @@ def test_bounds_behind_every_known_length_need_no_known_length():
         group_moments([], [], cap=CAP)
 
 
+@settings(deadline=None)
 @given(
     observed=st.lists(st.integers(1, CAP), max_size=16),
     censored=st.lists(st.integers(0, CAP), max_size=16),

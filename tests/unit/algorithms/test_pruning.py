@@ -1,7 +1,7 @@
 """The pruning allowance: carried over, never overdrawn, spent on the largest signals."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darts_async.algorithms.pruning import PruningAllowance
@@ -20,6 +20,7 @@ def test_only_saturated_prompts_are_pruned():
     assert allowance.carried == 1
 
 
+@settings(deadline=None)
 @given(
     fraction=st.floats(0, 1),
     batches=st.lists(st.lists(st.tuples(st.floats(0, 1e6), st.booleans()), max_size=20), max_size=20),

@@ -67,6 +67,7 @@ def test_ill_typed_value_names_key_value_and_meaning():
         ([("allocation.budget", "17")], "allocation.budget"),
         ([("allocation.budget", "7.5")], "allocation.budget"),
         ([("selection.rule", "all")], "allocation.budget"),
+        ([("allocation.prune_fraction", "0.05")], "allocation.prune_fraction"),
         ([("sampling.top_p", "0.9")], "sampling.top_p"),
         ([("sampling.top_k", "50")], "sampling.top_k"),
         ([("pipeline.mode", "sync"), ("pipeline.max_staleness", "1")], "pipeline.max_staleness"),
