@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from darts_async.bench.events import CellStep
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
+from darts_async.config.rules import warnings
 from darts_async.messages import Begin, EvalResult, Finished, Message, StepMetrics, Warn
 from darts_async.metrics import BusyClock
 from darts_async.runtime.record import RunRecord, Status
@@ -26,7 +27,7 @@ class CellRecord:
         self._config = config
         self._tell = tell
         self._clock = engine_clock
-        self._record = RunRecord()
+        self._record = RunRecord(warnings=warnings(config))
         self._files = RunFiles(RunPaths.of(config), self._record)
         self._training = False
         self._began = self._last = (0.0, 0.0)

@@ -63,6 +63,12 @@ def _share(part: tuple[str, ...], whole: tuple[str, ...]) -> Callable[[CellResul
     return figure
 
 
+def _other_tokens(cell: CellResult) -> float | None:
+    parts = [_summary("tokens", state)(cell) for state in ("stale", "failed", "cancelled_shutdown")]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
 def _of_steps(
     name: str, reduce: Callable[[Sequence[float]], float], skip: int = 0
 ) -> Callable[[CellResult], float | None]:
@@ -86,6 +92,7 @@ SPEED: Final = (
     Column("tokens_trained", "trained", "{:,.0f}", _summary("tokens", "trained")),
     Column("tokens_rejected", "rejected", "{:,.0f}", _summary("tokens", "rejected")),
     Column("tokens_cancelled", "cancelled", "{:,.0f}", _summary("tokens", "cancelled_tail")),
+    Column("tokens_other", "other", "{:,.0f}", _other_tokens),
     Column("useful_share", "useful", "{:.0%}", _share(("tokens", "trained"), ("tokens", "generated"))),
 )
 LEARNED: Final = (

@@ -117,7 +117,8 @@ def _note(cells: Sequence[Cell], found: Sequence[CellResult]) -> str:
         f"{cells[-1].seed}, engine `{config.generator.engine}`, one engine start per seed, all roles in one process. "
         f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
         "times vary with whatever else the machine does. `training s`: from the first dispatch to the last step. "
-        "`useful`: trained over generated tokens. `length finished`: without cancelled candidates. Before and after: "
+        "`other` tokens: still running at the end, stale or failed. `useful`: trained over generated tokens. `length "
+        "finished`: without cancelled candidates. Before and after: "
         f"{config.eval.prompts} held-out prompts x {config.eval.samples} samples."
     )
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +38,8 @@ from darts_async.messages import (
     ToSupervisor,
     Warn,
 )
-from darts_async.metrics import JsonlWriter
 from darts_async.runtime.record import RunRecord, Status
+from darts_async.runtime.run_files import RunFiles
 from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
 
@@ -75,10 +73,7 @@ class _Supervisor:
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
         self._force = asyncio.Event()
         self._all_finished = asyncio.Event()
-        self._started_s = time.monotonic()
-        self._metrics = JsonlWriter(plan.paths.metrics)
-        self._reports: dict[int, int] = {}
-        self._cancelled = 0.0
+        self._files = RunFiles(plan.paths, self._record)
 
     def interrupt(self) -> None:
         """Ctrl-C: the first one drains, the second one kills."""
@@ -116,7 +111,7 @@ class _Supervisor:
             await asyncio.gather(*(role.process.wait() for role in self._roles.values()))
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._control.close(0.2)
-            self._metrics.close()
+            self._files.close()
             shutil.rmtree(folder, ignore_errors=True)
             shared_weights.remove(self._paths.weights)
 
@@ -200,23 +195,15 @@ class _Supervisor:
             await self._broadcast(Begin())
 
     def _step(self, report: StepMetrics) -> None:
-        values = self._record.add_step(report)
-        self._reports[report.step] = self._reports.get(report.step, 0) + 1
-        if self._reports[report.step] == 2:  # the learner's and the selector's
-            self._write_step(report.step, values)
-
-    def _write_step(self, step: int, values: dict[str, float]) -> None:
         gauges: dict[str, float] = {}
         for role in self._roles.values():
             lag = role.gauges.get("loop_lag_p99_ms")
             gauges |= {name: value for name, value in role.gauges.items() if "/" in name}
             if lag is not None:
                 gauges[f"{role.role}/loop_lag_p99_ms"] = lag
-        if (cancelled := values.get("cancel/rollouts")) is not None:
-            values["cancel/rollouts_in_step"] = cancelled - self._cancelled
-            self._cancelled = cancelled
-        self._metrics.write({"step": step, "wall_s": time.monotonic() - self._started_s, **gauges, **values})
-        self._view.step(step, {**gauges, **values})
+        values = self._files.step(report, gauges)
+        if values is not None:
+            self._view.step(report.step, values)
 
     async def _broadcast(self, message: Begin | Stop) -> None:
         for role in self._roles.values():
@@ -245,13 +232,7 @@ class _Supervisor:
         return "; ".join(f"{role.name} {role.exit_text} while draining (log: {role.log})" for role in late)
 
     def _summarise(self, status: Status, reason: str) -> dict[str, Any]:
-        for step, values in sorted(self._record.steps.items()):
-            if self._reports.get(step, 0) == 1:
-                self._write_step(step, values)
         if not self._begun:
             zeros = {f"{part}/{key}": 0.0 for part in ("rollouts", "tokens") for key in ("generated", *LEDGER_STATES)}
             self._record.add_finished(Finished(role="selector", rank=0, summary=zeros))
-        wall_s = time.monotonic() - self._started_s
-        summary = self._record.summary(status=status, wall_s=wall_s, reason=reason)
-        self._paths.summary.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-        return summary
+        return self._files.summarise(status, reason)
