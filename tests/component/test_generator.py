@@ -23,13 +23,16 @@ from darts_async.messages import (
     Credits,
     FromGenerator,
     GeneratorHello,
+    LatencySamples,
     Message,
+    ParkRollouts,
     PolicyApplied,
     PolicyUpdate,
     Progress,
     RolloutEnded,
     RolloutRequest,
     StreamEnd,
+    ToGenerator,
     ToSelector,
     Trajectory,
     VersionSpan,
@@ -79,24 +82,27 @@ class FakeSupervisor:
 class Scene:
     """The other ends of a generator's links."""
 
-    def __init__(self, args: dict[str, Any], *, slots: int = SLOTS, interval: int = 4, hwm: int = 4096) -> None:
+    def __init__(
+        self, args: dict[str, Any], *, slots: int = SLOTS, interval: int = 4, hwm: int = 4096, mode: str = "async"
+    ) -> None:
         self.params = SimParams.parse(args)
         self.config = Config.model_validate(
             {
+                "pipeline": {"mode": mode},
                 "generator": {
                     "engine": "sim",
                     "engine_args": args,
                     "max_num_seqs": slots,
                     "stream_interval": interval,
-                }
+                },
             }
         )
         self.supervisor = FakeSupervisor()
         rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
             hwm=4096, send=Codec(RolloutRequest), receive=Codec(FromGenerator)
         )
-        cancels: MemoryExchange[CancelRollouts, GeneratorHello] = MemoryExchange(
-            send=Codec(CancelRollouts), receive=Codec(GeneratorHello)
+        cancels: MemoryExchange[ToGenerator, GeneratorHello] = MemoryExchange(
+            send=Codec(ToGenerator), receive=Codec(GeneratorHello)
         )
         policy: MemoryExchange[PolicyUpdate, GeneratorHello | PolicyApplied] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(GeneratorHello | PolicyApplied)
@@ -129,6 +135,10 @@ class Scene:
     async def cancel(self, *indices: int) -> None:
         ids = tuple(candidate_id(0, index) for index in indices)
         await self.cancels.send("g", CancelRollouts(candidate_ids=ids, decided_at_s=time.monotonic()))
+
+    async def park(self, *indices: int, version: int) -> None:
+        ids = tuple(candidate_id(0, index) for index in indices)
+        await self.cancels.send("g", ParkRollouts(candidate_ids=ids, resume_version=version))
 
     async def publish(self, version: int) -> None:
         await self.policy.send("g", PolicyUpdate(version=version, weights=f"/v{version}"))
@@ -175,7 +185,7 @@ class Scene:
 
 @asynccontextmanager
 async def generator(
-    args: dict[str, Any] | None = None, *, engine: type[SimEngine] = SimEngine, stop: bool = True, **settings: int
+    args: dict[str, Any] | None = None, *, engine: type[SimEngine] = SimEngine, stop: bool = True, **settings: Any
 ) -> AsyncIterator[Scene]:
     """A running generator; stopped at the end, with nothing left in its engine."""
     scene = Scene({"token_s": 0.0002} | (args or {}), **settings)
@@ -600,3 +610,121 @@ def leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def test_a_parked_candidate_goes_on_under_its_id_once_the_version_is_served(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 200}) as stage:
+            victim = longest(stage)
+            await stage.request(victim, 250)
+            await stage.until(lambda message: isinstance(message, Progress))
+            await stage.park(victim, version=2)
+            await turns(lambda: stage.engine.num_unfinished == 1)
+            await stage.ends(250)
+            await stage.publish(1)  # not the one it waits for
+            _, _hello = await stage.policy.recv()
+            await stage.policy.recv()
+            assert stage.engine.num_unfinished == 0 and candidate_id(0, victim) not in stage.ended()
+            await stage.publish(2)
+            end = (await stage.ends(victim))[victim]
+            assert isinstance(end, Trajectory)
+            plan = sample_response(stage.params, make_request(victim))
+            assert end.response_tokens.tolist() == plan.tokens.tolist()
+            assert end.behaviour_logprobs.tolist() == plan.logprobs.tolist()
+            first, second = end.version_spans
+            assert (first, second.version) == (VersionSpan(0, 0), 2)
+            assert 0 < second.start < plan.tokens.size
+        assert stage.supervisor.summary is not None
+        assert stage.supervisor.summary["parked"] == 1
+
+    play(check)
+
+
+def test_a_parked_candidate_can_be_cancelled_and_keeps_its_count_to_the_end(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 400}, slots=2) as stage:
+            first, second = sorted(range(200), key=lambda index: -stage.planned(index).size)[:2]
+            await stage.request(first, second)
+            for index in (first, second):
+                await stage.until(lambda m, i=index: isinstance(m, Progress) and candidate_id(0, i) in m.candidate_ids)
+            await stage.park(first, second, version=9)
+            await turns(lambda: stage.engine.num_unfinished == 0)
+            await stage.cancel(first)
+            end = (await stage.ends(first))[first]
+            assert isinstance(end, RolloutEnded)
+            assert (end.reason, end.cancel_latency_s) == ("cancelled", None) and end.num_tokens > 0
+            await stage.request(250)  # in the place of the cancelled one: the other still has its credit
+            await stage.ends(250)
+            await stage.stop()
+            end = stage.ended()[candidate_id(0, second)]
+            assert isinstance(end, RolloutEnded) and end.reason == "cancelled" and end.num_tokens > 0
+
+    play(check)
+
+
+def test_a_park_before_its_request_holds_it_and_one_after_its_version_does_nothing(play: Play) -> None:
+    async def check() -> None:
+        async with generator() as stage:
+            await stage.park(1, version=1)
+            await stage.request(0)
+            await stage.ends(0)  # by now the order has been read
+            await stage.request(1, 2)
+            await stage.ends(2)
+            assert candidate_id(0, 1) not in stage.ended()
+            await stage.publish(1)
+            end = (await stage.ends(1))[1]
+            assert isinstance(end, Trajectory) and end.version_spans == (VersionSpan(1, 0),)
+            await stage.park(4, version=1)
+            await stage.request(4)
+            assert isinstance((await stage.ends(4))[4], Trajectory)
+
+    play(check)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_parked_whenever_every_response_is_whole(play: Play, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def check() -> None:
+        async with generator({"fail_share": 0.1, "mean_tokens": 60, "token_s": 0.0001}, hwm=8) as stage:
+            await stage.request(*range(SLOTS))
+
+            async def disturb() -> None:
+                for version in range(1, 12):
+                    for _ in range(4):
+                        await stage.park(*chance.sample(range(SLOTS), 6), version=chance.choice([version, 11]))
+                        await asyncio.sleep(chance.choice([0, 0, 0.001]))
+                    await stage.cancel(chance.randrange(SLOTS))
+                    await stage.publish(version)
+                    await asyncio.sleep(chance.choice([0, 0.002]))
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(disturb())
+                ends = await stage.ends(*range(SLOTS))
+            for index, end in ends.items():
+                if isinstance(end, Trajectory):
+                    assert end.response_tokens.tolist() == stage.planned(index).tolist()
+                elif end.reason == "failed":
+                    assert "on purpose" in end.error
+
+    play(check)
+
+
+def test_one_step_off_swaps_when_nothing_decodes_and_a_stop_does_not_wait_for_that(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 200, "update_s": 0.005}, mode="one_step_off") as stage:
+            victim = longest(stage)
+            await stage.request(victim)
+            await stage.until(lambda message: isinstance(message, Progress))
+            await stage.publish(1)
+            end = (await stage.ends(victim))[victim]
+            assert isinstance(end, Trajectory) and end.version_spans == (VersionSpan(0, 0),)
+            await turns(stage.engine._updating.locked)
+            await stage.request(1)  # arrives in the middle of the swap
+            end = (await stage.ends(1))[1]
+            assert isinstance(end, Trajectory) and end.version_spans == (VersionSpan(1, 0),)
+            await stage.request(next(i for i in range(4, 500) if i != victim and stage.planned(i).size > 150))
+            await stage.until(lambda message: isinstance(message, Progress))
+            await stage.publish(2)
+
+    play(check)
