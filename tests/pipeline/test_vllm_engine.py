@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from darts_async.config import Config
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import EngineOutput
+from darts_async.engines.response import ResponseBuffer
 from darts_async.engines.trainer import load_trainer
 from darts_async.engines.vllm_engine import VllmEngine
 from darts_async.errors import EngineDead, ProtocolError, RolloutError
@@ -118,10 +120,12 @@ class Response:
     last: EngineOutput
 
 
-async def collect(engine: VllmEngine, request: RolloutRequest, *, started: asyncio.Event | None = None) -> Response:
+async def collect(
+    engine: VllmEngine, request: RolloutRequest, *, started: asyncio.Event | None = None, prefix: Sequence[int] = ()
+) -> Response:
     tokens: list[int] = []
     logprobs: list[float] = []
-    async for output in engine.generate(request):
+    async for output in engine.generate(request, prefix):
         tokens += output.token_ids
         logprobs += output.logprobs
         if started is not None:
@@ -213,6 +217,51 @@ async def test_a_swap_in_flight_changes_what_follows_and_the_spans_say_where(ser
     assert swapped.tokens[:cut] == plain.tokens[:cut]
     assert np.allclose(swapped.logprobs[:cut], plain.logprobs[:cut], atol=1e-5)
     assert not np.allclose(swapped.logprobs[cut : cut + 3], plain.logprobs[cut : cut + 3], atol=1e-3)
+    assert nothing_left(served.engine)
+
+
+async def test_a_response_resumed_from_a_prefix_is_that_of_the_joined_sequence(served: Served) -> None:
+    """Stop half-way, swap, go on: each part has the log-probs of the weights that sampled it, given all before it."""
+    served.temperature(1.0)
+    drafts = await asyncio.gather(*(collect(served.engine, make_request(i)) for i in range(16)))
+    longest = max(range(16), key=lambda i: len(drafts[i].tokens))
+    request, old = make_request(longest), served.reference()
+    started, buffer = asyncio.Event(), ResponseBuffer()
+
+    async def read(prefix: list[int]) -> None:
+        async with contextlib.aclosing(served.engine.generate(request, prefix)) as outputs:
+            async for output in outputs:
+                buffer.extend(output)
+                if buffer.num_tokens >= 20:
+                    started.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read([]))
+        await started.wait()
+        await served.engine.abort([longest])
+    assert buffer.finish_reason == "abort"
+    before = served.engine.version
+    await served.swap(401)
+    prefix = buffer.resume()
+    assert prefix == drafts[longest].tokens[: len(prefix)]
+    await read(prefix)
+    trajectory = buffer.trajectory(longest, 0)
+    tokens, logprobs = trajectory.response_tokens.tolist(), torch.tensor(trajectory.behaviour_logprobs.copy())
+    cut = len(prefix)
+    assert trajectory.version_spans == (VersionSpan(before, 0), VersionSpan(before + 1, cut))
+    assert 20 <= cut < len(tokens) <= RESPONSE_CAP
+    assert (tokens[-1] == EOS) == (trajectory.finish_reason == "stop")
+    under_old = reference_logprobs(old, request.prompt_tokens, tokens, 1.0)
+    under_new = reference_logprobs(served.reference(), request.prompt_tokens, tokens, 1.0)
+    assert (under_old[:cut] - logprobs[:cut]).abs().max() < 5e-3
+    assert (under_new[cut:] - logprobs[cut:]).abs().max() < 5e-3
+    assert (under_old[cut:] - logprobs[cut:]).abs().max() > 5e-2  # the two can be told apart
+    # What is left of the cap is all that may come.
+    capped = make_request(longest, cap=cut + 3)
+    rest = await collect(served.engine, capped, prefix=prefix)
+    assert len(rest.tokens) <= 3
+    with pytest.raises(RolloutError, match="nothing is left"):
+        await collect(served.engine, make_request(longest, cap=cut), prefix=prefix)
     assert nothing_left(served.engine)
 
 
