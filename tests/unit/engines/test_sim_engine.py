@@ -225,3 +225,19 @@ async def test_an_engine_that_is_not_open_serves_nothing() -> None:
     await engine.close()
     with pytest.raises(EngineDead, match="closed"):
         await running
+
+
+async def test_a_prefix_goes_on_where_it_stopped() -> None:
+    engine = make_engine(interval=4)
+    await engine.start()
+    request = sim_request(1, seed=4)
+    whole = joined(await play_out(engine, request))
+    assert len(whole) > 12
+    await engine.update_weights(1, "/v1")
+    rest = [output async for output in engine.generate(request, whole[:10])]
+    assert joined(rest) == whole[10:]
+    assert rest[-1].version_spans == (VersionSpan(1, 0),)  # counted from the first new token
+    with pytest.raises(RolloutError, match="never had"):
+        _ = [output async for output in engine.generate(request, [*whole[:10], whole[10] + 1])]
+    assert engine.num_unfinished == 0
+    await engine.close()

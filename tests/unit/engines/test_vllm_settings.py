@@ -11,7 +11,8 @@ import pytest
 
 from darts_async.config import Config
 from darts_async.engines.process import DIE_WITH_PARENT
-from darts_async.engines.vllm_settings import engine_arguments, environment, sampling_arguments
+from darts_async.engines.vllm_settings import continuation, engine_arguments, environment, sampling_arguments
+from darts_async.errors import RolloutError
 from darts_async.messages import RolloutRequest
 
 
@@ -80,3 +81,19 @@ def test_asking_for_an_engine_loads_neither_torch_nor_vllm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_continuation_is_the_longer_prompt_with_what_is_left_of_the_cap() -> None:
+    request = RolloutRequest(
+        candidate_id=7, prompt_tokens=np.array([3, 4], np.int32), seed=11, max_response_tokens=10, min_policy_version=0
+    )
+    assert continuation(request, []) is request
+    longer = continuation(request, [8, 9, 8])
+    assert (longer.prompt_tokens.tolist(), longer.max_response_tokens) == ([3, 4, 8, 9, 8], 7)
+    assert longer.prompt_tokens.dtype == np.int32
+    assert longer.candidate_id == 7
+    seeds = {continuation(request, [8] * num).seed for num in range(10)}
+    assert len(seeds) == 10  # each part draws numbers of its own
+    assert continuation(request, [1, 2, 3]).seed == longer.seed
+    with pytest.raises(RolloutError, match="nothing is left"):
+        continuation(request, [8] * 10)
