@@ -18,7 +18,8 @@ import uvloop
 from actors.local import LocalRun
 from darts_async.algorithms.ledger_records import GroupEnded, GroupPlanned, LedgerRecord
 from darts_async.algorithms.seeding import rollout_seed
-from darts_async.config import Config, load_config
+from darts_async.algorithms.staleness import eta_of
+from darts_async.config import Config, builtin_configs, load_config
 from darts_async.config.paths import RunPaths
 from darts_async.engines.sim_engine import SimEngine
 from darts_async.engines.sim_response import sample_response
@@ -166,11 +167,15 @@ FAST: dict[str, Any] = {}
 SLOW: dict[str, Any] = {"token_s": 0.001}
 
 
-@pytest.mark.parametrize("preset", ["grpo_sync", "quickstart", "darts_paper"])
-def test_sync_and_stream_train_on_the_same_groups_whatever_the_speed(tmp_path: Path, preset: str):
-    sync = play(tmp_path, preset, FAST, pipeline__mode="sync")
+@pytest.mark.parametrize(
+    ("preset", "args"),
+    [("grpo_sync", {}), ("grpo_sync", {"fail_share": 0.05}), ("quickstart", {}), ("darts_paper", {})],
+)
+def test_sync_and_stream_train_on_the_same_groups_whatever_the_speed(tmp_path: Path, preset: str, args: dict[str, Any]):
+    sync = play(tmp_path, preset, FAST | args, pipeline__mode="sync")
     # Another mode, another number of engines of different speed, another event loop.
-    stream = play(tmp_path, preset, SLOW, FAST, pipeline__mode="stream", loop=asyncio.new_event_loop)
+    stream = play(tmp_path, preset, SLOW | args, FAST | args, pipeline__mode="stream", loop=asyncio.new_event_loop)
+    assert bool(args) == (sync.summary["rollouts/failed"] > 0)
     assert [len(step) for step in sync.trained.contents()] == [4] * 5
     assert sync.trained.contents() == stream.trained.contents()
     assert sync.trained.calls == [4] * 5  # nothing is computed before the whole batch is there
@@ -249,3 +254,13 @@ def test_one_step_off_swaps_between_batches(tmp_path: Path):
     groups = [(version, group) for version, step in enumerate(result.trained.steps) for group in step]
     assert all(len(spans) == 1 for _, group in groups for spans in group.version_spans)
     assert {version - group.oldest_version for version, group in groups} == {0, 1}
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in builtin_configs().glob("*.toml") if p.stem != "base"))
+def test_every_preset_trains_and_balances_with_failures_and_uneven_engines(tmp_path: Path, preset: str):
+    result = play(tmp_path, preset, UNEVEN, SLOW | UNEVEN, reward__workers="1", run__steps="4")
+    result.check_books()
+    assert [len(step) for step in result.trained.steps] == [4] * 4
+    assert result.summary["rollouts/stale"] == 0
+    for version, step in enumerate(result.trained.steps):
+        assert all(0 <= version - group.oldest_version <= eta_of(result.config) for group in step)
