@@ -102,7 +102,10 @@ class Fuzzer:
         selector = self.selector
         match kind:
             case "plan":
-                selector.on_plan("allocator-0", plan_of(first, rule=str(second)))
+                plan = plan_of(first, rule=str(second))
+                # Each way with unfinished groups is among them; the mix is more than any run has.
+                unfinished = ("keep", "defer", "resume", "defer")[first]
+                selector.on_plan("allocator-0", msgspec.structs.replace(plan, unfinished=unfinished))
             case "finish":
                 selector.on_trajectory(trajectory_of(first, int(second)))
             case "progress":
