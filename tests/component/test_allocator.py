@@ -213,6 +213,30 @@ def test_a_replacement_is_dispatched_with_a_seed_of_its_own(play):
     play(scene())
 
 
+def test_dropped_groups_are_replaced_and_a_prompt_that_starves_is_reported_once(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=10_000))
+            for _ in range(13):  # far beyond the four groups that the run needs: every drop makes room
+                plan, _ = await peers.start_group()
+                await peers.reply(
+                    GroupOutcome(group_id=plan.group_id, prompt_id="hard", outcome="rejected", reason="zero_variance")
+                )
+            warning = await peers.supervisor.reports.get()
+            assert isinstance(warning, Warn)
+            assert warning.text.startswith("10 groups in a row of prompt 'hard' ended untrained")
+            for _ in range(4):
+                await peers.start_group()
+            assert peers.supervisor.reports.empty()
+            gauges = peers.supervisor.gauges
+            while "starvation/prompts" not in gauges:  # noqa: ASYNC110 - a gauge has no event
+                await asyncio.sleep(0.01)
+            assert gauges["starvation/prompts"] == 1 and gauges["starvation/max"] >= 10
+        assert peers.supervisor.summary["starvation/max"] == 13
+
+    play(scene())
+
+
 def test_skipped_prompts_are_reported(play):
     async def scene() -> None:
         async with _allocator(("model.max_prompt_tokens", "14")) as peers:

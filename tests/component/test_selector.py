@@ -660,3 +660,42 @@ def test_baseline_finished_brings_the_rewards_of_all_that_finished(play: Play) -
         assert_balance(await set_up.stop(), set_up.ledger())
 
     play(scene, selection={"baseline": "finished"})
+
+
+def test_a_group_without_a_signal_is_dropped_and_the_next_takes_its_place(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        for group_id in range(3):
+            await set_up.plan(group_id, 5, rule="dual_end")
+            for index in range(5):
+                await set_up.finish(group_id, index, 30 + index, right=group_id > 0 and index == 4)
+        outcome = await set_up.reply(GroupOutcome)
+        assert (outcome.group_id, outcome.outcome, outcome.reason) == (0, "rejected", "zero_variance")
+        trained = [await set_up.groups.recv() for _ in range(2)]
+        assert [group.group_id for group in trained] == [1, 2]
+        assert [index_of(c) for c in trained[0].candidate_ids] == [0, 1, 2, 4]
+        await set_up.steps.send(StepDone(version=1, group_ids=(1, 2)))
+        for _ in trained:
+            assert (await set_up.reply(GroupOutcome)).outcome == "trained"
+        step = next(report for report in set_up.supervisor.reports if isinstance(report, StepMetrics))
+        assert step.values["selection/zero_variance_share"] == pytest.approx(1 / 3)
+        assert step.values["selection/pattern_ii_share"] == 1
+        assert step.values["selection/last_pick_wait_max_s"] >= step.values["selection/last_pick_wait_s"] > 0
+        assert "candidates/5" not in set_up.supervisor.gauges  # a gauge would outlive its step
+        summary = await set_up.stop()
+        assert summary["groups/rejected"] == summary["zero_variance_groups"] == 1
+        assert_balance(summary, set_up.ledger())
+
+    play(scene, selection={"zero_variance": "drop"})
+
+
+def test_a_rescued_group_trains_on_the_candidate_that_differs(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        await set_up.plan(0, 6, rule="dual_end")
+        for index in range(6):
+            await set_up.finish(0, index, 30 + index, right=index == 4)
+        group = await set_up.groups.recv()
+        assert [index_of(c) for c in group.candidate_ids] == [0, 1, 4, 5]
+        assert group.rewards.tolist() == [0.0, 0.0, 1.0, 0.0]
+        assert_balance(await set_up.stop(), set_up.ledger())
+
+    play(scene, selection={"zero_variance": "rescue"})
