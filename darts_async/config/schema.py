@@ -114,7 +114,7 @@ class AllocationSection(Section):
     `mean`, `max`, or mean plus two deviations (`mean_2std`); `uniform`: the same number for every prompt."""
     ema: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Weight of a group's lengths in its prompt's running statistics."""
-    cost_weight: Annotated[float, Field(ge=0)] = 0.8
+    cost_weight: Annotated[float, Field(ge=0)] = 0.6
     """lambda of `budget = "auto"`: a relative lengthening of the rollout weighs so much against an equal relative
     shortening of the kept responses (no unit; larger: fewer candidates)."""
     prune_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0

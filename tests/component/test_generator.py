@@ -232,6 +232,21 @@ def test_it_introduces_itself_and_grants_its_slots(play: Play) -> None:
     play(check)
 
 
+def test_it_measures_the_time_between_tokens_of_a_candidate(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 400, "sigma": 0.1, "prompt_sigma": 0, "token_s": 0.005}) as stage:
+            await stage.request(0, 1, 2)
+            while True:
+                _, message = await stage.rollouts.recv()
+                if isinstance(message, LatencySamples):
+                    break
+            assert message.replica == 3
+            assert message.concurrency.tolist() == [3]  # one median, whatever happened in between
+            assert 0.005 <= float(message.per_token_s[0]) < 0.05
+
+    play(check)
+
+
 def test_trajectories_are_what_the_engine_sampled_and_credits_come_back(play: Play) -> None:
     async def check() -> None:
         async with generator() as stage:

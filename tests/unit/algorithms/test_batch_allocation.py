@@ -1,4 +1,4 @@
-"""Allotments batch by batch: totals that add up, cold start, pruning, the automatic budget, and a state that goes on."""
+"""Allotments batch by batch: totals that add up, cold start, pruning, the automatic budget, saved states."""
 
 from collections.abc import Callable
 from dataclasses import replace

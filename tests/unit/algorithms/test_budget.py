@@ -38,9 +38,10 @@ def flat(b: np.ndarray) -> np.ndarray:
 
 @MODES
 @RULES
-@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3])
-def test_proportional_latency_gives_n_and_flat_latency_the_most(rule, overlapped, sigma):
-    job = workload(rule, overlapped=overlapped)
+@pytest.mark.parametrize("groups", [4, 16, 64])
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.25])
+def test_proportional_latency_gives_n_and_flat_latency_the_most(rule, overlapped, sigma, groups):
+    job = workload(rule, overlapped=overlapped, groups=groups)
     assert best_budget(terms(prompts(sigma), job, proportional, 8, 16), DEFAULT) == 8
     assert best_budget(terms(prompts(sigma), job, flat, 8, 16), DEFAULT) == 16
 
