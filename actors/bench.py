@@ -85,15 +85,18 @@ class Bench:
         reason = ""
         try:
             failure = await self._drive(run, config, engine)
-            if failure is not None:
-                status, reason = "failed", f"{type(failure).__name__}: {failure}"
-            elif self.stopping.is_set() and not record.complete:
+            if self.stopping.is_set() and not record.complete:
                 status, reason = "interrupted", "interrupted by the user"
+            elif failure is not None:
+                status, reason = "failed", f"{type(failure).__name__}: {failure}"
+            elif not record.complete:
+                status, reason = "failed", "the run ended before its last step"
             if isinstance(failure, EngineDead):
                 raise failure
             await engine.settle(_SETTLE_S)
         finally:
             record.end(status, reason)
+            record.close()
             shutil.rmtree(RunPaths.of(config).weights, ignore_errors=True)
             self._tell(CellEnded(name, status, reason))
 
@@ -119,7 +122,8 @@ class Bench:
             stop.cancel()
         if job.cancelled():
             return late or TimeoutError("the roles of the cell did not drain in time")
-        return _first(job.exception()) or late
+        failure = _first(job.exception())
+        return failure if isinstance(failure, EngineDead) else late or failure
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> bool:
         """Wait for it; cancel it and return False when the stop comes first."""

@@ -101,7 +101,10 @@ def make_cells(
     out: Path,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> list[Cell]:
-    """Load every preset with every seed 0..seeds-1, seed by seed. Raises `ConfigError`; overrides go to all cells."""
+    """Load every preset with every seed 0..seeds-1, seed by seed; overrides go to all cells. Raises `ConfigError`.
+
+    Every seed begins with another preset: the first cell of an engine pays for whatever is done for the first time.
+    """
     labels = [Path(preset).stem for preset in presets]
     for label in labels:
         if labels.count(label) > 1:
@@ -112,7 +115,9 @@ def make_cells(
     common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
     cells = []
     for seed in range(seeds):
-        for preset, label in zip(presets, labels, strict=True):
+        first = seed % len(presets)
+        for index in (*range(first, len(presets)), *range(first)):
+            preset, label = presets[index], labels[index]
             own = [("run.dir", str(out)), ("run.name", f"{label}-seed{seed}"), ("run.seed", str(seed))]
             cells.append(Cell(label, seed, load_config(preset, [*common, *own])))
     check_comparable(cells)

@@ -16,15 +16,15 @@ def plan_cells(
     return make_cells(presets, seeds=seeds, steps=3, eval_prompts=4, out=out, overrides=overrides)
 
 
-def test_cells_go_seed_by_seed(tmp_path):
+def test_cells_go_seed_by_seed_and_begin_with_another_preset(tmp_path):
     cells = plan_cells(tmp_path)
     assert [(cell.preset, cell.seed, cell.config.run.seed) for cell in cells] == [
         ("quickstart", 0, 0),
         ("grpo_sync", 0, 0),
+        ("grpo_sync", 1, 1),  # another one pays for being the first
         ("quickstart", 1, 1),
-        ("grpo_sync", 1, 1),
     ]
-    assert cells[3].paths.root == tmp_path / "grpo_sync-seed1"
+    assert cells[2].paths.root == tmp_path / "grpo_sync-seed1"
     assert {(cell.config.run.steps, cell.config.eval.prompts) for cell in cells} == {(3, 4)}
 
 
