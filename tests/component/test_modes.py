@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -151,8 +152,11 @@ def play(tmp_path: Path, preset: str, *args: dict[str, Any], loop: Any = uvloop.
         run = LocalRun(config, reports.append)
         await asyncio.wait_for(run.run(engines=engines, trainer=trainer), _DEADLINE_S)
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(go())
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(go())
+    finally:
+        shutil.rmtree(RunPaths.of(config).weights, ignore_errors=True)  # in shared memory, not under tmp_path
     assert len(trainer.steps) == config.run.steps
     assert RunPaths.of(config).ledger.is_dir()
     return Result(trainer, config, reports, engines)
