@@ -191,7 +191,7 @@ def _check_engine(config: Config) -> None:
 
 
 def _check_engine_args(config: Config) -> None:
-    """What the simulated engine takes is known here; vLLM's own arguments are checked by vLLM, which is slow to load."""
+    """The simulated engine is known here; vLLM checks its own arguments, which takes loading it."""
     if config.generator.engine == "sim":
         SimParams.parse(config.generator.engine_args)
 
