@@ -16,6 +16,7 @@ from typing import Any
 from darts_async.config import Config, to_toml
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
+from darts_async.engines.sim_response import SimParams
 from darts_async.errors import ConfigError
 from darts_async.launcher import shared_weights
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
@@ -44,6 +45,7 @@ def check(config: Config, source: str | None) -> Plan:
     _check_space(config, paths, weight_bytes)
     _check_ports(config)
     _check_engine(config)
+    _check_engine_args(config)
     return Plan(config, paths, load_prompts(config), weight_bytes)
 
 
@@ -186,6 +188,12 @@ def _check_engine(config: Config) -> None:
                 f"the package `{module}` is not installed",
                 "Install `darts-async[cpu]` or `darts-async[gpu]`.",
             )
+
+
+def _check_engine_args(config: Config) -> None:
+    """The simulated engine is known here; vLLM checks its own arguments, which takes loading it."""
+    if config.generator.engine == "sim":
+        SimParams.parse(config.generator.engine_args)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

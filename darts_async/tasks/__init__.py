@@ -22,7 +22,7 @@ TASKS: Final[Mapping[str, Callable[[Mapping[str, object]], Task]]] = {
 
 
 def load_task(name: str, params: Mapping[str, object]) -> Task:
-    """Build the task `name` from its parameters (the other keys of the `[task]` section).
+    """Build the task `name` from its parameters (`[task.params]`).
 
     Raises ConfigError when the name, or one of the parameters, is not usable.
     """

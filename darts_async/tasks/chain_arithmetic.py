@@ -132,10 +132,10 @@ class ChainArithmetic:
         values = int_params(params, PARAMS)
         if values["min_operands"] > values["max_operands"]:
             raise ConfigError(
-                key="task.min_operands",
+                key="task.params.min_operands",
                 value=values["min_operands"],
-                rule=f"must not exceed task.max_operands = {values['max_operands']}",
-                fix="Lower it, or raise task.max_operands.",
+                rule=f"must not exceed task.params.max_operands = {values['max_operands']}",
+                fix="Lower it, or raise task.params.max_operands.",
             )
         task = cls(
             seed=values["seed"],
@@ -150,10 +150,10 @@ class ChainArithmetic:
         ):
             if len(prompts) < values[key]:
                 raise ConfigError(
-                    key=f"task.{key}",
+                    key=f"task.params.{key}",
                     value=values[key],
                     rule=f"only {len(prompts)} different problems exist with that few operands",
-                    fix=f"Ask for at most {len(prompts)}, or raise task.max_operands.",
+                    fix=f"Ask for at most {len(prompts)}, or raise task.params.max_operands.",
                 )
         return task
 

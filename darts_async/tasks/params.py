@@ -21,7 +21,7 @@ def int_params(given: Mapping[str, object], known: Mapping[str, tuple[int, int, 
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise ConfigError(
-                key=f"task.{name}",
+                key=f"task.params.{name}",
                 value=value,
                 rule=f"the task has no such parameter (known: {', '.join(known)})",
                 fix=f"Did you mean {near[0]!r}?" if near else "Remove it.",
@@ -29,7 +29,7 @@ def int_params(given: Mapping[str, object], known: Mapping[str, tuple[int, int, 
         _, lowest, highest = known[name]
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ConfigError(
-                key=f"task.{name}",
+                key=f"task.params.{name}",
                 value=value,
                 rule=f"must be an integer from {lowest} to {highest}",
                 fix="Set a value in that range, or remove the line to use the default.",

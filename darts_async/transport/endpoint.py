@@ -62,7 +62,7 @@ def _set_options(socket: zmq.Socket[bytes], send_hwm: int, receive_hwm: int, max
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     if socket.type == zmq.ROUTER:
-        # Unknown peers are an error, not a silent drop; a restarted peer takes its name over.
+        # Unknown peers are an error and not a silent drop; a restarted peer takes its name over.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if name:

@@ -10,7 +10,9 @@
   (`messages.StreamEnd`): ZeroMQ has no end of stream.
 - Several tasks may use one end; they are served in the order they came. Messages are frozen once sent: their arrays may
   be on their way without having been copied.
-- `close()` is idempotent, lets what was sent go out for at most `linger_s`, and wakes whoever waits.
+- `close()` is idempotent and wakes whoever waits. Senders and dealers return from it once the other side has received
+  everything they sent, after `linger_s` at the latest; what has not been received by then may be lost. A hub's `close`
+  waits only until its messages have left.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class LinkStats(msgspec.Struct):
 
 @runtime_checkable
 class Sender(Protocol[S_contra]):
-    """The sending end of a PUSH -> PULL link; the peers' high-water mark is the back-pressure."""
+    """The sending end of a stream (many senders, one receiver); the high-water mark is the back-pressure."""
 
     @property
     def stats(self) -> LinkStats:
@@ -46,12 +48,12 @@ class Sender(Protocol[S_contra]):
         """Hand a message over; wait while there is no room. If cancelled, the message was not sent."""
 
     async def close(self, linger_s: float = 1.0) -> None:
-        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
+        """Close this end; return when what was sent has arrived, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
 class Receiver(Protocol[R_co]):
-    """The receiving end of a PUSH -> PULL link."""
+    """The receiving end of a stream."""
 
     @property
     def stats(self) -> LinkStats:
@@ -61,7 +63,7 @@ class Receiver(Protocol[R_co]):
         """Wait for the next message."""
 
     async def close(self, linger_s: float = 1.0) -> None:
-        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
+        """Close this end; return when what was sent has arrived, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
@@ -79,7 +81,7 @@ class Dealer(Protocol[S_contra, R_co]):
         """Wait for the next message."""
 
     async def close(self, linger_s: float = 1.0) -> None:
-        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
+        """Close this end; return when what was sent has arrived, at most `linger_s` seconds later."""
 
 
 @runtime_checkable
@@ -100,4 +102,4 @@ class Hub(Protocol[S_contra, R_co]):
         """Wait for the next message of any dealer; return the dealer's name with it."""
 
     async def close(self, linger_s: float = 1.0) -> None:
-        """Close this end; return when what was sent has gone out, at most `linger_s` seconds later."""
+        """Close this end; return when what was sent has arrived, at most `linger_s` seconds later."""

@@ -139,7 +139,7 @@ class MemoryReceiver(_MemoryLink, Generic[R]):
 
 
 class MemoryStream(Generic[S]):
-    """A PUSH -> PULL link in memory: any number of senders, one receiver at a time."""
+    """A stream in memory: any number of senders, one receiver at a time."""
 
     def __init__(self, *, hwm: int = 1024, codec: Codec[S] | None = None) -> None:
         self._pipe: MemoryPipe[S] = MemoryPipe(hwm, codec)

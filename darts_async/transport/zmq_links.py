@@ -1,4 +1,4 @@
-"""The links over ZeroMQ: PUSH/PULL streams, and a ROUTER hub with named DEALER clients.
+"""The links over ZeroMQ: streams, and a ROUTER hub with named DEALER clients.
 
 Make them inside a running event loop, by the four functions at the end; the context is the caller's. Back-pressure is
 ZeroMQ's high-water mark end to end: a sender waits once `hwm` messages wait on its side and `hwm` on the receiver's
@@ -20,7 +20,7 @@ from darts_async.errors import ProtocolError
 from darts_async.transport.codec import Codec, Frame
 from darts_async.transport.lane import BURST
 from darts_async.transport.links import LinkStats
-from darts_async.transport.zmq_socket import LinkSocket
+from darts_async.transport.zmq_socket import LinkKind, LinkSocket
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ class _ZmqLink:
         return self._stats
 
     async def close(self, linger_s: float = 1.0) -> None:
-        """Close the link. Returns when what was sent has left, or after `linger_s`. May be called again."""
+        """Close the link. Returns when the peer has what was sent, or after `linger_s`. May be called again."""
         await self._socket.close(linger_s)
 
     async def __aenter__(self) -> Self:
@@ -95,6 +95,9 @@ class ZmqSender(_ZmqLink, Generic[S]):
 class ZmqReceiver(_ZmqLink, Generic[R]):
     """Implements `links.Receiver`."""
 
+    _frames_behind_id = True
+    """The socket tells the senders apart by an id that is of no interest here."""
+
     def __init__(self, socket: LinkSocket, codec: Codec[R]) -> None:
         super().__init__(socket)
         self._receive_codec = codec
@@ -109,6 +112,8 @@ class ZmqReceiver(_ZmqLink, Generic[R]):
         if frames is None:
             frames = await socket.readers.take_turn(socket.take)
         self._stats.received += 1
+        if self._frames_behind_id:
+            del frames[0]
         try:
             return self._receive_codec.decode(frames)
         finally:
@@ -117,6 +122,8 @@ class ZmqReceiver(_ZmqLink, Generic[R]):
 
 class ZmqDealer(ZmqSender[S], ZmqReceiver[R]):
     """Implements `links.Dealer`."""
+
+    _frames_behind_id = False
 
     def __init__(self, socket: LinkSocket, send_codec: Codec[S], receive_codec: Codec[R]) -> None:
         _ZmqLink.__init__(self, socket)
@@ -171,7 +178,7 @@ def zmq_sender(
     context: zmq.Context[Any], endpoint: str, codec: Codec[S], *, bind: bool = False, hwm: int = 1024
 ) -> ZmqSender[S]:
     """Open the pushing end of a stream. Raises `LinkBroken` when the endpoint cannot be used."""
-    socket = LinkSocket(context, zmq.PUSH, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
+    socket = LinkSocket(context, LinkKind.SENDER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
     return ZmqSender(socket, codec)
 
 
@@ -179,7 +186,7 @@ def zmq_receiver(
     context: zmq.Context[Any], endpoint: str, codec: Codec[R], *, bind: bool = True, hwm: int = 1024
 ) -> ZmqReceiver[R]:
     """Open the pulling end of a stream. Raises `LinkBroken` when the endpoint cannot be used (taken, invalid)."""
-    socket = LinkSocket(context, zmq.PULL, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
+    socket = LinkSocket(context, LinkKind.RECEIVER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
     return ZmqReceiver(socket, codec)
 
 
@@ -192,7 +199,7 @@ def zmq_dealer(
     """
     if not 0 < len(name.encode()) < 256 or name.startswith("\0"):
         raise ValueError(f"a dealer's name has 1 to 255 bytes and does not start with NUL: {name!r}")
-    socket = LinkSocket(context, zmq.DEALER, endpoint, bind=False, hwm=hwm, max_bytes=receive.max_bytes, name=name)
+    socket = LinkSocket(context, LinkKind.DEALER, endpoint, bind=False, hwm=hwm, max_bytes=receive.max_bytes, name=name)
     return ZmqDealer(socket, send, receive)
 
 
@@ -200,5 +207,5 @@ def zmq_hub(
     context: zmq.Context[Any], endpoint: str, *, send: Codec[S], receive: Codec[R], hwm: int = 1024
 ) -> ZmqHub[S, R]:
     """Bind a hub. `hwm` holds for each dealer. Raises `LinkBroken` when the endpoint cannot be used."""
-    socket = LinkSocket(context, zmq.ROUTER, endpoint, bind=True, hwm=hwm, max_bytes=receive.max_bytes)
+    socket = LinkSocket(context, LinkKind.HUB, endpoint, bind=True, hwm=hwm, max_bytes=receive.max_bytes)
     return ZmqHub(socket, send, receive)

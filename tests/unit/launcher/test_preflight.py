@@ -108,5 +108,10 @@ def test_port_in_use(tmp_path: Path):
     assert error.key == "launch.bind"
 
 
+def test_unknown_argument_of_the_simulated_engine(tmp_path: Path):
+    overrides = [("generator.engine", "sim"), ("generator.engine_args.bogus", "3")]
+    assert _refused(_config(tmp_path, *overrides)).key == "generator.engine_args"
+
+
 def test_unknown_task(tmp_path: Path):
     assert _refused(_config(tmp_path, ("task.name", "nothing"))).key == "task.name"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,19 @@ def tokens(*ids: int) -> np.ndarray:
     return np.array(ids, dtype=np.int32)
 
 
+@pytest.fixture(autouse=True)
+def strangers() -> Iterator[None]:
+    """Children that other tests of this process have left to the interpreter (multiprocessing's resource tracker)."""
+    _STRANGERS.update(process.pid for process in psutil.Process().children(recursive=True))
+    yield
+    _STRANGERS.clear()
+
+
+_STRANGERS: set[int] = set()
+
+
 def children() -> set[int]:
-    return {process.pid for process in psutil.Process().children(recursive=True)}
+    return {process.pid for process in psutil.Process().children(recursive=True)} - _STRANGERS
 
 
 def test_scores_the_real_task(run_on: Runner) -> None:

@@ -137,15 +137,15 @@ def test_exactly_the_total_is_right(running, before):
 @pytest.mark.parametrize(
     ("params", "key"),
     [
-        ({"train_prompt": 3}, "task.train_prompt"),
-        ({"train_prompts": 0}, "task.train_prompts"),
-        ({"train_prompts": "64"}, "task.train_prompts"),
-        ({"train_prompts": 64.0}, "task.train_prompts"),
-        ({"held_out_prompts": 4097}, "task.held_out_prompts"),
-        ({"seed": True}, "task.seed"),
-        ({"max_operands": 9}, "task.max_operands"),
-        ({"min_operands": 4, "max_operands": 3}, "task.min_operands"),
-        ({"max_operands": 2}, "task.held_out_prompts"),
+        ({"train_prompt": 3}, "task.params.train_prompt"),
+        ({"train_prompts": 0}, "task.params.train_prompts"),
+        ({"train_prompts": "64"}, "task.params.train_prompts"),
+        ({"train_prompts": 64.0}, "task.params.train_prompts"),
+        ({"held_out_prompts": 4097}, "task.params.held_out_prompts"),
+        ({"seed": True}, "task.params.seed"),
+        ({"max_operands": 9}, "task.params.max_operands"),
+        ({"min_operands": 4, "max_operands": 3}, "task.params.min_operands"),
+        ({"max_operands": 2}, "task.params.held_out_prompts"),
     ],
 )
 def test_bad_parameters_name_their_key(params, key):

@@ -49,7 +49,7 @@ def long_response(number: int, tokens: int) -> Trajectory:
 
 async def test_garbage_is_refused_and_the_link_goes_on(zmq_world: Any) -> None:
     receiver, sender = zmq_world.stream()
-    stranger = zmq_world.raw(zmq.PUSH, receiver.endpoint)
+    stranger = zmq_world.raw(zmq.DEALER, receiver.endpoint)
     async with asyncio.timeout(DEADLINE_S):
         for frames in GARBAGE:
             stranger.send_multipart(frames)
@@ -77,7 +77,7 @@ async def test_a_frame_above_the_bound_never_gets_in(zmq_world: Any) -> None:
         zmq_receiver(zmq_world.context, zmq_world.address(), Codec[Any](ToSelector, max_bytes=10_000))
     )
     sender = zmq_world.keep(zmq_sender(zmq_world.context, receiver.endpoint, Codec[Any](ToSelector, max_bytes=10_000)))
-    zmq_world.raw(zmq.PUSH, receiver.endpoint).send(b"x" * 10_001)
+    zmq_world.raw(zmq.DEALER, receiver.endpoint).send(b"x" * 10_001)
     with pytest.raises(ProtocolError, match="Trajectory of 16"):
         await sender.send(long_response(1, 2000))
     async with asyncio.timeout(DEADLINE_S):
@@ -154,6 +154,59 @@ async def test_a_sender_may_come_before_its_receiver(zmq_world: Any, tmp_path: P
     async with asyncio.timeout(DEADLINE_S):
         assert [(await receiver.recv()).candidate_id for _ in range(10)] == list(range(10))
         await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("padding", [0, 2000])
+async def test_nothing_is_lost_when_a_sender_leaves_a_slow_receiver(zmq_world: Any, padding: int) -> None:
+    """Closing the connection while the receiver's queue is full would drop what it has not read yet."""
+    receiver, sender = zmq_world.stream(hwm=64)
+    count = 3000
+
+    async def produce() -> None:
+        for number in range(count):
+            await sender.send(
+                RolloutEnded(candidate_id=number, replica=0, reason="failed", num_tokens=0, error="x" * padding)
+            )
+        await sender.close(DEADLINE_S)
+
+    got = []
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
+        tasks.create_task(produce())
+        while len(got) < count:
+            got.append((await receiver.recv()).candidate_id)
+            if len(got) % 50 == 0:
+                await asyncio.sleep(0.001)
+    assert got == list(range(count))
+
+
+async def test_nobody_waits_for_a_receiver_that_is_gone(zmq_world: Any) -> None:
+    receiver, sender = zmq_world.stream()
+    hub, make_dealer = zmq_world.exchange()
+    dealer = make_dealer("generator-0")
+    await sender.send(ended(1))
+    await dealer.send(Credits(replica=0, granted_total=1))
+    await asyncio.gather(receiver.recv(), hub.recv())
+    await receiver.close()
+    await hub.close()
+    async with asyncio.timeout(DEADLINE_S / 2):
+        await asyncio.gather(sender.close(DEADLINE_S), dealer.close(DEADLINE_S))
+
+
+async def test_closing_without_an_answer_takes_the_time_it_was_given(zmq_world: Any, tmp_path: Path) -> None:
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, f"ipc://{tmp_path}/nobody", Codec[Any](ToSelector)))
+    await sender.send(ended(1))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await sender.close(0.2)
+    assert 0.19 < loop.time() - started < 2.0
+
+
+async def test_a_close_that_is_cancelled_still_closes(zmq_world: Any, tmp_path: Path) -> None:
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, f"ipc://{tmp_path}/nobody", Codec[Any](ToSelector)))
+    await sender.send(ended(1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sender.close(DEADLINE_S), 0.05)
+    zmq_world.context.term()  # would wait for a socket that is still open
 
 
 async def test_traffic_in_both_directions_never_stalls(zmq_world: Any) -> None:
