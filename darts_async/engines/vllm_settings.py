@@ -21,6 +21,8 @@ from darts_async.engines.vllm_plugin import PLUGIN, SHARED_FILE
 from darts_async.errors import RolloutError
 from darts_async.messages import RolloutRequest
 
+_CPU_BATCHED_TOKENS: Final = 4096
+"""Prompt tokens of one engine step on a CPU: vLLM's own default there."""
 _SEED_MASK: Final = (1 << 63) - 1  # what a torch generator and a signed 64-bit field take
 _PARALLEL: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
@@ -79,6 +81,11 @@ def engine_arguments(config: Config, *, on_cpu: bool) -> dict[str, Any]:
         "enforce_eager": on_cpu,  # compiling takes minutes there and gains nothing for small models
         "weight_transfer_config": {"backend": SHARED_FILE},
     }
+    if on_cpu:
+        # A prompt that is prefilled in parts kills the engine there: vLLM rewinds the seeded generator of the request
+        # whose sample it throws away, and a CPU generator has no offset to rewind. So every prompt fits into one step.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(_CPU_BATCHED_TOKENS, arguments["max_model_len"])
     if not _parallel(config):
         arguments["distributed_executor_backend"] = "uni"
     return arguments | config.generator.engine_args

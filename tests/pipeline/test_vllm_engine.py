@@ -88,7 +88,8 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     config = Config.model_validate(
         {
             "model": {"max_prompt_tokens": PROMPT_CAP, "max_response_tokens": RESPONSE_CAP},
-            "generator": {"max_num_seqs": 64, "stream_interval": 4},
+            # A small token budget: many prompts at once have to be spread over several engine steps.
+            "generator": {"max_num_seqs": 64, "stream_interval": 4, "engine_args": {"max_num_batched_tokens": 512}},
         }
     )
     engine = make_rollout_engine(config, 0)
@@ -301,6 +302,25 @@ async def test_what_the_learner_publishes_is_what_its_checkpoint_holds(served: S
     greedy = await asyncio.gather(*(collect(served.engine, request) for request in requests))
     served.temperature(1.0)
     assert [response.tokens for response in greedy] == [reference_greedy(model, request) for request in requests]
+
+
+async def test_more_prompts_than_fit_into_one_step_do_not_kill_the_engine(served: Served) -> None:
+    """A seeded request that is prefilled in parts ends the engine on a CPU; partial rollouts have such long prompts."""
+    served.temperature(1.0)
+    prefix = [5] * 200
+    requests = [make_request(500 + number, cap=256) for number in range(12)]
+    streams = [served.engine.generate(request, prefix) for request in requests]
+
+    async def first_output(stream: AsyncIterator[EngineOutput]) -> int:
+        async for output in stream:
+            return len(output.token_ids)
+        return 0
+
+    firsts = await asyncio.gather(*(first_output(stream) for stream in streams))
+    await served.engine.abort([request.candidate_id for request in requests])
+    for stream in streams:
+        await stream.aclose()
+    assert all(count > 0 for count in firsts)
 
 
 async def test_old_versions_and_repeats_are_ignored(served: Served) -> None:
