@@ -126,7 +126,7 @@ class Result:
             assert ended == self.summary[f"{what}/generated"] > 0
         made = sum(m.summary["tokens"] for m in self.reports if isinstance(m, Finished) and m.role == "generator")
         assert made == self.summary["tokens/generated"]
-        # A replacement that was asked for as the run ended was never dispatched: it ends without a report, with 0 tokens.
+        # A replacement that was asked for as the run ended was never dispatched: it has no report, and 0 tokens.
         assert self.summary["rollouts/tokens_estimated"] <= self.summary["rollouts/failed"]
         trained = sum(len(group.candidate_ids) for step in self.trained.steps for group in step)
         assert trained == self.summary["rollouts/trained"]

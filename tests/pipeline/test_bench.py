@@ -148,8 +148,19 @@ def test_a_hanging_cell_has_a_deadline(bench):
         assert run.summary(name)["status"] == "failed"
 
 
-def test_an_engine_that_does_not_start_fails_its_cells_once(bench):
+def test_what_the_simulated_engine_does_not_take_is_refused_before_anything_starts(bench):
     run = bench("--presets", "quickstart,grpo_sync", "--generator.engine_args.nosuch", "1")
-    assert run.wait(60) == 1, run.logs()
+    assert run.wait(30) == 2
+    assert "generator.engine_args" in run.output
+    assert not run.out.exists()
+
+
+@pytest.mark.vllm
+def test_an_engine_that_does_not_start_fails_its_cells_once(bench):
+    # vLLM checks its own arguments, when it starts.
+    run = bench(
+        "--presets", "quickstart,grpo_sync", "--generator.engine", "vllm", "--generator.engine_args.nosuch", "1"
+    )
+    assert run.wait(100) == 1, run.logs()
     assert run.output.count("starting the engine") == 1
     assert "no engine" in run.summary("grpo_sync-seed0")["reason"]
