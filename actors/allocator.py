@@ -107,6 +107,7 @@ class _Allocator:
         self._jobs: dict[int, GroupJob] = {}
         self._folder = RunPaths.of(config).allocator
         self._saved: list[int] = []
+        self._writing: asyncio.Task[None] | None = None
         self.num_groups = 0
         self.starvation = Starvation()
 
@@ -243,11 +244,17 @@ class _Allocator:
     async def save(self, *, last: bool = False) -> None:
         """Write what is known under the version it is known for, beside the learner's checkpoint of that version."""
         version = self._dispatcher.admission.version
+        if last and self._writing is not None:
+            await self._writing
         if self._adaptive is None or version == 0 or version in self._saved:
             return
-        state = self._adaptive.to_state()
-        await asyncio.to_thread(save_allocator_state, self._folder, version, state)
         self._saved.append(version)
+        if self._writing is not None:
+            await self._writing
+        # A stop cancels whoever waits here; the write itself goes on, and the last save waits for it.
+        write = asyncio.to_thread(save_allocator_state, self._folder, version, self._adaptive.to_state())
+        self._writing = asyncio.create_task(write)
+        await asyncio.shield(self._writing)
         if not last:
             keep = self._config.checkpoint.keep
             self._saved = await asyncio.to_thread(prune_allocator_states, self._folder, self._saved, keep)

@@ -14,6 +14,7 @@ Must never know about tokens' values, sockets, time or other groups.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -221,7 +222,22 @@ class GroupState:
         if not self.settled:
             self._certificate.remove(index, key)
             replace = self._replace(candidate)
-        return self._advance(replace=replace, verdicts=((index, "failed"),))
+        decision = self._advance(replace=replace, verdicts=((index, "failed"),))
+        return self._without_stillborn(decision)
+
+    def _without_stillborn(self, decision: Decision) -> Decision:
+        """A replacement that could not be kept even if it started now is not asked for: it never existed."""
+        stillborn = {new for _, new in decision.replace} & set(decision.cancel)
+        if not stillborn:
+            return decision
+        for index in stillborn:
+            del self._candidates[index]
+        return dataclasses.replace(
+            decision,
+            replace=tuple(pair for pair in decision.replace if pair[1] not in stillborn),
+            cancel=tuple(index for index in decision.cancel if index not in stillborn),
+            verdicts=tuple(verdict for verdict in decision.verdicts if verdict[0] not in stillborn),
+        )
 
     @property
     def running(self) -> tuple[int, ...]:

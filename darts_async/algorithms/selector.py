@@ -261,6 +261,12 @@ class Selector:
     def _apply(self, group: LiveGroup, decision: Decision) -> None:
         """Carry out what a group decided."""
         group_id = group.plan.group_id
+        for failed, new in decision.replace:
+            failed_id, new_id = candidate_id(group_id, failed), candidate_id(group_id, new)
+            self.books.replaced(failed_id, new_id)
+            self._effects.replies.append(
+                (group.peer, ReplaceCandidate(group_id=group_id, failed_id=failed_id, candidate_id=new_id))
+            )
         if group.trains:
             for index, verdict in decision.verdicts:
                 if verdict != "kept":
@@ -269,12 +275,6 @@ class Selector:
             self.books.num_cancelled += len(decision.cancel)
             ids = tuple(candidate_id(group_id, index) for index in decision.cancel)
             self._effects.cancels.append(Cancel(group.replica, ids))
-        for failed, new in decision.replace:
-            failed_id, new_id = candidate_id(group_id, failed), candidate_id(group_id, new)
-            self.books.replaced(failed_id, new_id)
-            self._effects.replies.append(
-                (group.peer, ReplaceCandidate(group_id=group_id, failed_id=failed_id, candidate_id=new_id))
-            )
         if group.trains and not group.announced and group.state.all_decided:
             group.announced = True
             self._effects.replies.append((group.peer, GroupComplete(group_id=group_id)))

@@ -621,3 +621,14 @@ def test_a_cancel_is_certain_and_goes_out_at_the_first_event_at_which_it_is(
     for index in sorted(decided):
         group.on_reward(index, 1.0)
     assert set(group.kept) == kept_by_definition(rule, size, longest, tuple(lengths))
+
+
+def test_a_replacement_that_could_not_be_kept_is_not_asked_for() -> None:
+    state = GroupState(group_id=0, indices=range(4), rule=RULES["shortest"], group_size=2, keep_longest=0, run_seed=0)
+    for index in (1, 2, 3):
+        state.on_finished(index, 1, capped=False)
+        state.on_reward(index, 1.0)
+    decision = state.on_failed(0)  # candidate 0 could still have been the shortest; a new one at index 4 could not
+    assert (decision.replace, decision.cancel, decision.kept) == ((), (), (1, 2))
+    assert sorted(decision.verdicts) == [(0, "failed"), (1, "kept"), (2, "kept"), (3, "rejected")]
+    assert [candidate.index for candidate in state.candidates] == [0, 1, 2, 3]

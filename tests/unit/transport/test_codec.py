@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, get_args
 
 import msgpack
@@ -242,6 +243,16 @@ def progress(draw: st.DrawFn) -> m.Progress:
 
 
 @st.composite
+def latency_samples(draw: st.DrawFn) -> m.LatencySamples:
+    size = draw(counts)
+    return m.LatencySamples(
+        replica=draw(small),
+        concurrency=draw(array(np.int32, st.just(size))),
+        per_token_s=draw(array(np.float32, st.just(size))),
+    )
+
+
+@st.composite
 def trajectories(draw: st.DrawFn) -> m.Trajectory:
     length = draw(st.integers(1, 40))
     return m.Trajectory(
@@ -297,6 +308,11 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
         max_response_tokens=st.integers(1, m.MAX_TOKENS),
         min_policy_version=small,
     ),
+    m.LatencySamples: latency_samples(),
+    m.StepFilled: st.builds(m.StepFilled, step=small),
+    m.ParkRollouts: st.builds(
+        m.ParkRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple), resume_version=small
+    ),
     m.Credits: st.builds(m.Credits, replica=small, granted_total=small),
     m.Progress: progress(),
     m.Trajectory: trajectories(),
@@ -347,6 +363,12 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, m.Message):
         pairs = ((getattr(left, name), getattr(right, name)) for name in left.__struct_fields__)
         return type(left) is type(right) and all(itertools.starmap(same, pairs))
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
+    if isinstance(left, tuple):
+        return len(left) == len(right) and all(itertools.starmap(same, zip(left, right, strict=True)))
+    if isinstance(left, float) and math.isnan(left):
+        return isinstance(right, float) and math.isnan(right)
     return bool(left == right)
 
 
