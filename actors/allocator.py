@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ class _Allocator:
         self._jobs: dict[int, GroupJob] = {}
         self._folder = RunPaths.of(config).allocator
         self._saved: list[int] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[Path] | None = None
         self.num_groups = 0
         self.starvation = Starvation()
 

@@ -630,5 +630,5 @@ def test_a_replacement_that_could_not_be_kept_is_not_asked_for() -> None:
         state.on_reward(index, 1.0)
     decision = state.on_failed(0)  # candidate 0 could still have been the shortest; a new one at index 4 could not
     assert (decision.replace, decision.cancel, decision.kept) == ((), (), (1, 2))
-    assert sorted(decision.verdicts) == [(0, "failed"), (1, "kept"), (2, "kept"), (3, "rejected")]
+    assert sorted(decision.verdicts) == [(0, "failed"), (1, "kept"), (2, "kept")]  # 3 was rejected before
     assert [candidate.index for candidate in state.candidates] == [0, 1, 2, 3]
