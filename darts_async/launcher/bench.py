@@ -114,7 +114,8 @@ def _note(cells: Sequence[Cell], found: Sequence[CellResult]) -> str:
     groups = config.run.steps * config.group.groups_per_step
     return (
         f"Every preset trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to "
-        f"{cells[-1].seed}, engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in one process. "
+        f"{cells[-1].seed}, engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in "
+        "one process. "
         f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
         "times vary with whatever else the machine does. `training s`: from the first dispatch to the last step. "
         "`other` tokens: still running at the end, stale or failed. `useful`: trained over generated tokens. `length "
