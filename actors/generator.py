@@ -297,7 +297,7 @@ class _Replica:
             message = await self._links.cancels.recv()
             if isinstance(message, ParkRollouts):
                 await self._park(message)
-            else:
+            elif isinstance(message, CancelRollouts):
                 await self._cancel(message)
 
     async def _cancel(self, message: CancelRollouts) -> None:

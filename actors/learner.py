@@ -146,7 +146,7 @@ class _Learner:
             self._show()
             if isinstance(message, StreamEnd):
                 await self._stream_ended()
-            elif await self._admit(message):
+            elif isinstance(message, TrainGroup) and await self._admit(message):
                 accepted.append(message)
         return accepted
 

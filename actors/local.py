@@ -52,6 +52,7 @@ class LocalRun:
                 trajectories=streams["trajectories"].sender(),
                 cancels=hubs["cancels"].dealer(name),
                 policy=hubs["policy"].dealer(name),
+                chunks=streams["chunks"].sender(),
                 supervisor=self._supervisor("generator", rank),
             )
             roles.append(generator.run(generator_links, config, engines[rank] if engines else None))
@@ -69,6 +70,7 @@ class LocalRun:
             groups=streams["groups"].receiver(),
             steps=streams["steps"].sender(),
             policy=hubs["policy"].hub,
+            chunks=streams["chunks"].receiver(),
             supervisor=self._supervisor("learner", 0),
         )
         allocator_links = AllocatorLinks(

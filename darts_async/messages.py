@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a message changes shape; peers that disagree refuse each other at READY."""
 
 MAX_CANDIDATES = 1024
@@ -307,6 +307,44 @@ class ParkRollouts(Message, frozen=True, kw_only=True):
     """Where this version is served already there is nothing to park."""
 
 
+class StreamRollouts(Message, frozen=True, kw_only=True):
+    """These candidates are certain to be kept (unless they fail or hit the cap): send their tokens on to the learner
+    as they come. Sent at most once for a candidate, only with token streaming (`queues.chunk_tokens`).
+    """
+
+    candidate_ids: CandidateIds
+
+
+# --- generator -> learner (chunks link; token streaming) ---
+
+
+class TrajectoryChunk(Message, frozen=True, kw_only=True):
+    """Tokens of a response that still decodes. The chunks of a candidate join without gaps, in order."""
+
+    candidate_id: NonNegative
+    start: NonNegative
+    """Index in the response of the first token."""
+    prompt_tokens: np.ndarray
+    """int32 [prompt_len] in the first chunk (start 0), empty in the others."""
+    response_tokens: np.ndarray
+    """int32 [num], at least one."""
+
+    def __post_init__(self) -> None:
+        _check_array("prompt_tokens", self.prompt_tokens, np.int32)
+        _check_array("response_tokens", self.response_tokens, np.int32)
+        if (self.prompt_tokens.size > 0) != (self.start == 0):
+            raise ValueError("the prompt comes with the first chunk and with no other")
+        if self.response_tokens.size == 0:
+            raise ValueError("a chunk has at least one token")
+
+
+class ChunksDropped(Message, frozen=True, kw_only=True):
+    """These candidates will not be trained on after all: forget their chunks. From the generator (cancelled, failed)
+    or, on the groups link, from the selector (the group was rejected)."""
+
+    candidate_ids: CandidateIds
+
+
 # --- selector -> learner (groups link), learner -> selector (steps link) ---
 
 
@@ -332,6 +370,8 @@ class TrainGroup(Message, frozen=True, kw_only=True):
     """float32 [group_size]."""
     baseline_rewards: np.ndarray
     """float32 [>= group_size]: the rewards that the advantage's baseline is computed over."""
+    baseline_lengths: np.ndarray
+    """int32 [as many]: the lengths of those responses, in tokens (for length-dependent shaping)."""
     capped: Annotated[tuple[bool, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
     """Which responses ended at `max_response_tokens`."""
 
@@ -344,6 +384,7 @@ class TrainGroup(Message, frozen=True, kw_only=True):
         _check_array("behaviour_logprobs", self.behaviour_logprobs, np.float32, total)
         _check_array("rewards", self.rewards, np.float32, size)
         _check_array("baseline_rewards", self.baseline_rewards, np.float32)
+        _check_array("baseline_lengths", self.baseline_lengths, np.int32, self.baseline_rewards.size)
         if size < 1 or len(self.version_spans) != size or len(self.capped) != size:
             raise ValueError("spans, capped flags and candidates of a group must agree in number")
         if size and int(self.lengths.min()) < 1:
@@ -381,6 +422,8 @@ class PolicyUpdate(Message, frozen=True, kw_only=True):
     version: NonNegative
     weights: LongText
     """Path of the safetensors file; empty for version 0 (the model folder itself)."""
+    last: bool = False
+    """Training ends with this version, before `run.steps`: a limit on time or tokens was reached."""
 
 
 class PolicyApplied(Message, frozen=True, kw_only=True):
@@ -394,6 +437,14 @@ class PolicyApplied(Message, frozen=True, kw_only=True):
 
 class AllocatorHello(Message, frozen=True, kw_only=True):
     """The allocator introduces itself on the policy link."""
+
+
+class PolicyScored(Message, frozen=True, kw_only=True):
+    """The allocator: the held-out score of a version, so that the learner can keep the best checkpoint."""
+
+    version: NonNegative
+    reward: float
+    response_length: float
 
 
 # --- control (all <-> supervisor) ---
@@ -433,7 +484,7 @@ class StepMetrics(Message, frozen=True, kw_only=True):
 class EvalResult(Message, frozen=True, kw_only=True):
     """Scores of the held-out set at one policy version."""
 
-    label: Literal["before", "after"]
+    label: Literal["before", "during", "after"]
     policy_version: NonNegative
     reward: float
     response_length: float
@@ -478,7 +529,9 @@ FromGenerator: TypeAlias = Credits | LatencySamples
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome
-ToGenerator: TypeAlias = CancelRollouts | ParkRollouts
+ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts
+ToLearner: TypeAlias = TrainGroup | ChunksDropped | StreamEnd
+ChunkNews: TypeAlias = TrajectoryChunk | ChunksDropped
 ToSupervisor: TypeAlias = Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
 FromSupervisor: TypeAlias = Begin | Stop
-PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied
+PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied | PolicyScored

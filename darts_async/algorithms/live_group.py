@@ -101,6 +101,7 @@ class LiveGroup:
             version_spans=tuple(r.version_spans for r in responses),
             rewards=np.array([c.reward for c in kept], dtype=np.float32),
             baseline_rewards=np.array([c.reward for c in baseline], dtype=np.float32),
+            baseline_lengths=np.array([c.tokens for c in baseline], dtype=np.int32),
             capped=tuple(c.capped for c in kept),
         )
 

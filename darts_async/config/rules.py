@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from darts_async.config.schema import Config
 
 _TCP = re.compile(r"^tcp://([A-Za-z0-9._-]+):(\d{1,5})$")
-NUM_TCP_PORTS = 8
+NUM_TCP_PORTS = 9
 _WAITING_RULES = ("all", "dual_end")
 """Rules under which everything that was sampled finishes."""
 

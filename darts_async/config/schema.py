@@ -34,7 +34,11 @@ class RunSection(Section):
     dir: str = "runs"
     """Parent folder of run folders; made when missing."""
     steps: PositiveInt = 40
-    """Learner steps (optimiser updates, policy versions) to train."""
+    """Learner steps (policy versions) to train."""
+    max_wall_s: Annotated[float, Field(gt=0)] | None = None
+    """Training ends with the step in which it has taken this many seconds. Unset: no limit."""
+    max_trained_tokens: PositiveInt | None = None
+    """Training ends with the step that brings the response tokens trained on to this number. Unset: no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds the prompt order, every sampler and the survivor draw."""
 
@@ -141,6 +145,12 @@ class QueuesSection(Section):
     oversample_groups: Annotated[int, Field(ge=0)] = 0
     """Groups admitted beyond what the next steps need; `pipeline.unfinished` says what becomes of them. With `keep` the
     slowest of a version can grow too old and are swept: their tokens are lost, and slow prompts are trained less."""
+    min_chunk: PositiveInt = 1
+    """Groups that the learner waits for before it starts a forward and backward pass (modes other than `sync`; fewer
+    when fewer are left of the step). Larger: fuller micro-batches, less overlap."""
+    chunk_tokens: Annotated[int, Field(ge=0)] = 0
+    """Token streaming: tokens of an unfinished response, certain to be kept, that are sent on to the learner at a time,
+    which scores them under its frozen policies meanwhile (`learner.kl_weight`, `learner.updates_per_step`). 0: off."""
     trajectory_hwm: Annotated[int, Field(ge=16)] = 4096
     """Most messages that wait between a generator and the selector."""
 
@@ -184,35 +194,117 @@ class GeneratorSection(Section):
     """Passed on to vLLM's `AsyncEngineArgs` (for example `gpu_memory_utilization`, `tensor_parallel_size`)."""
 
 
+class ShadowSection(Section):
+    """[[learner.shadow]]: a loss and a correction that are evaluated beside the ones in use, without their gradient."""
+
+    loss: str = "ppo_clip"
+    """As `learner.loss`."""
+    correction: str | list[str] = "none"
+    """As `learner.correction`."""
+
+
 class LearnerSection(Section):
     """[learner]: the update."""
 
     lr: Annotated[float, Field(ge=0, le=1)] = 1e-6
     """Learning rate of AdamW (0 checks the pipeline without learning)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the learning rate rises linearly from 0; constant afterwards."""
+    """Steps over which the learning rate rises linearly from 0."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls after the warm-up, until `run.steps`."""
+    lr_min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Where `linear` and `cosine` end, as a share of `lr`."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay; of matrices and embeddings only, never of biases and norms."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
-    loss: Literal["ppo_clip"] = "ppo_clip"
-    """Name in the registry of losses."""
+
+    loss: str = "ppo_clip"
+    """`ppo_clip` (token ratios, clip-higher, dual clip), `gspo` (sequence ratios), `cispo` (clipped weights), or a
+    function of yours: `package.module:function` or `path/to/file.py:function`."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Ratios below 1 - clip_low get no gradient for negative advantages."""
+    """`ppo_clip`: ratios below 1 - clip_low get no gradient for negative advantages."""
     clip_high: Annotated[float, Field(gt=0)] = 0.28
-    """Ratios above 1 + clip_high get no gradient for positive advantages (clip-higher)."""
-    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """Name in the registry of advantages: mean and std, mean only, leave-one-out."""
-    correction: Literal["none", "tis"] = "tis"
-    """Off-policy correction: none, or token-level truncated importance sampling."""
-    tis_cap: Annotated[float, Field(ge=1)] = 2.0
-    """Cap of the truncated importance weight."""
+    """`ppo_clip`: ratios above 1 + clip_high get no gradient for positive advantages (clip-higher)."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """`ppo_clip`: bound on the ratio of negative advantages (3 to 10 in use). Unset: none."""
+    gspo_clip_low: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """`gspo`: as `clip_low`, for the ratio of a response (geometric mean over its tokens)."""
+    gspo_clip_high: Annotated[float, Field(gt=0)] = 4e-4
+    """`gspo`: as `clip_high`, for the ratio of a response."""
+    cispo_clip_high: Annotated[float, Field(gt=0)] = 4.0
+    """`cispo`: token weights are cut at 1 + this; there is no lower bound."""
+    aggregation: Literal["token", "sequence", "dr_grpo"] = "token"
+    """What the step's loss is divided by. `token`: its loss tokens (DAPO). `sequence`: mean over responses of their
+    token means (GRPO). `dr_grpo`: responses times `model.max_response_tokens`, a constant."""
+
+    advantage: str = "grpo"
+    """`grpo` (mean and std), `dr_grpo` (mean only), `rloo` (leave-one-out), or a function of yours, as for `loss`."""
+    overlong_buffer_tokens: Annotated[int, Field(ge=0)] = 0
+    """Overlong shaping: the reward of a response falls linearly over the last so many tokens before the cap (DAPO's
+    soft overlong punishment). 0: off."""
+    overlong_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """What is subtracted from the reward at the cap."""
     mask_truncated: bool = False
     """Leave responses that hit the cap out of the loss."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL divergence to the frozen reference policy (k3 estimate, a token). 0: none is loaded."""
+    reference: str = ""
+    """Folder of the reference policy in Hugging Face format. Empty: the policy as it is at the start."""
+    entropy_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy bonus."""
+
+    correction: str | list[str] = "tis"
+    """Off-policy correction, or several whose weights multiply. `none`; `tis` (token weights, truncated);
+    `decoupled_ppo` (token weights as they are); `icepop` (token weights, 0 outside two bounds); `sequence_mask` and
+    `geometric_mask` (responses whose ratio, as product or geometric mean, leaves two bounds are left out);
+    `outlier_veto` (responses with one token that the policy finds all but impossible are left out)."""
+    tis_cap: Annotated[float, Field(ge=1)] = 2.0
+    """`tis`: cap of the importance weight."""
+    icepop_low: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """`icepop`: tokens with a smaller weight are left out."""
+    icepop_high: Annotated[float, Field(ge=1)] = 5.0
+    """`icepop`: tokens with a larger weight are left out."""
+    sequence_mask_low: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """`sequence_mask`: responses whose product of token ratios is smaller are left out."""
+    sequence_mask_high: Annotated[float, Field(ge=1)] = 2.0
+    """`sequence_mask`: responses whose product of token ratios is larger are left out."""
+    geometric_mask_low: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """`geometric_mask`: responses whose geometric mean of token ratios is smaller are left out."""
+    geometric_mask_high: Annotated[float, Field(ge=1)] = 1.01
+    """`geometric_mask`: responses whose geometric mean of token ratios is larger are left out."""
+    veto_ratio: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """`outlier_veto`: responses with a token whose ratio is smaller are left out."""
+    shadow: list[ShadowSection] = Field(default_factory=list)
+    """Further pairs of loss and correction, evaluated on the same batches and written to the metrics."""
+    shadow_every: PositiveInt = 5
+    """Steps between two on which the gradients of the shadows are compared with the used one (one backward pass more
+    for each); their other figures come with every step."""
+
+    updates_per_step: PositiveInt = 1
+    """Optimiser updates within a step, each over an equal share of its groups. With more than one, the proximal policy
+    of the corrections is a frozen copy of the policy at the step's start."""
     micro_batch_tokens: Annotated[int, Field(ge=16)] = 8192
-    """Padded tokens per forward and backward pass."""
+    """Tokens per forward and backward pass, padding included."""
+    packing: Literal["bucketed", "padding_free"] = "bucketed"
+    """`bucketed`: responses of similar length share padded rows. `padding_free`: one row holds one after the other."""
+    logprob_chunk_tokens: PositiveInt = 1024
+    """Tokens whose logits exist at a time: memory of the vocabulary's size, not of the batch's."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """`bf16`: matrix products of a float32 model in bfloat16."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Data-parallel processes of the learner; on GPUs one each."""
+    sharding: Literal["replicate", "fsdp2"] = "replicate"
+    """With several processes: a whole copy in each, or parameters, gradients and optimiser state in shards (FSDP2)."""
+    cache_mib: PositiveInt = 256
+    """Bound on the keys and values that token streaming keeps of unfinished responses (all together, in MiB)."""
     max_bad_steps: PositiveInt = 3
     """The run fails after this many steps in a row whose loss or gradient is not finite (each is skipped)."""
+    max_parity_diff: Annotated[float, Field(gt=0)] = 0.1
+    """The run fails when the log-probs of engine and learner differ by more than this in the mean over the first
+    step's tokens: temperature, weights or tokens do not agree. `darts-async doctor` says which."""
     threads: PositiveInt = 1
     """Compute threads of the learner on a CPU."""
 
@@ -224,11 +316,17 @@ class CheckpointSection(Section):
     """Also write one every so many steps; 0: only at the end."""
     keep: PositiveInt = 2
     """How many of the periodic ones to keep."""
+    keep_best: bool = True
+    """Also keep the one with the best held-out reward (`eval.every_steps`); `checkpoints/best.json` names it."""
+    optimiser: bool = True
+    """Write the optimiser's state, the schedule and the random number generators beside the weights."""
 
 
 class EvalSection(Section):
     """[eval]: the held-out set, sampled before the first and after the last step; nothing is cancelled."""
 
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    """Also every so many steps while training goes on, at exactly that version; 0: never."""
     prompts: Annotated[int, Field(ge=0)] = 128
     """Held-out prompts used; 0 turns evaluation off."""
     samples: PositiveInt = 2
@@ -239,7 +337,7 @@ class LaunchSection(Section):
     """[launch]: processes and sockets."""
 
     bind: str = "ipc"
-    """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the seven ports above it."""
+    """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the eight ports above it."""
     max_restarts: Annotated[int, Field(ge=0, le=0)] = 0
     """Restarts per role. Only 0 so far: a role that dies ends the run."""
     ready_timeout_s: Seconds = 300.0

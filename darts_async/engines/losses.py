@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from darts_async.engines.token_sums import TokenSums
-
 if TYPE_CHECKING:
     from darts_async.config.schema import LearnerSection
 
@@ -118,34 +116,3 @@ CORRECTIONS: dict[str, Correction] = {"none": no_correction, "tis": truncated_im
 
 LOSSES: dict[str, Loss] = {"ppo_clip": _ppo_clip}
 """By the name that `learner.loss` takes."""
-
-
-def loss_sum(
-    policy: Tensor, behaviour: Tensor, advantages: Tensor, current: Tensor, settings: LearnerSection
-) -> tuple[Tensor, TokenSums]:
-    """Return the sum of the token losses (with gradient) and the sums of the diagnostics.
-
-    `policy` [T] with gradient, `behaviour` [T], `advantages` [T] (already per token), all float32; `current` [T] bool:
-    the token and all before it in its response were sampled by the very version that is being updated, so that its
-    difference measures the engine's numerics and not the policy's movement. (A token that was sampled right after a
-    swap in flight does not qualify: it attended to keys and values of the version before.)
-    """
-    detached = policy.detach()
-    difference = detached - behaviour
-    reference = CORRECTIONS[settings.correction](detached, behaviour, settings)
-    terms = LOSSES[settings.loss](policy, reference, advantages, settings)
-    losses = torch.where(torch.isfinite(difference), terms.losses, math.nan)
-    total = losses.sum()
-    same = difference[current].abs()
-    return total, TokenSums(
-        loss=float(total.detach()),
-        tokens=policy.numel(),
-        clipped=int(terms.clipped.sum()),
-        capped=int(reference.capped.sum()),
-        # k3 of KL(mu || pi) on samples of mu: (r - 1) - log r with r = pi / mu (Schulman 2020). Never negative.
-        mismatch_kl=float((torch.expm1(difference) - difference).sum()),
-        ratio_max=float(difference.max().exp()) if policy.numel() else 0.0,
-        same_version_tokens=same.numel(),
-        same_version_diff=float(same.sum()),
-        same_version_diff_max=float(same.max()) if same.numel() else 0.0,
-    )

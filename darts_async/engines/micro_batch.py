@@ -2,7 +2,7 @@
 
 Rows are padded on the right and no attention mask is passed: attention is causal, so no real position sees padding,
 and positions count from 0 as in the engine. Invariant: the i-th loss token of a micro-batch is the same token in
-`targets`, `behaviour_logprobs`, `advantages`, `oldest_versions` and, through `positions`, in the logits.
+all fields of length T and, through `positions`, in the logits.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from darts_async.messages import TrainGroup
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One response with its prompt."""
 
+    candidate_id: int
     prompt: npt.NDArray[np.int32]
     response: npt.NDArray[np.int32]
     behaviour_logprobs: npt.NDArray[np.float32]
-    oldest_version: int
-    """Policy version of the first response token; later ones are never older."""
+    versions: npt.NDArray[np.int32]
+    """int32 [response_len]: the policy version that sampled each token; never falls."""
     advantage: float
+    proximal_logprobs: npt.NDArray[np.float32] | None = None
+    """float32 [response_len] of the policy at the step's start; None where that is the policy itself."""
+    reference_logprobs: npt.NDArray[np.float32] | None = None
+    """float32 [response_len]; None without a reference policy."""
 
     @property
     def num_tokens(self) -> int:
@@ -42,12 +47,18 @@ def rows_of(group: TrainGroup, advantages: npt.NDArray[np.float32], *, mask_trun
     for index, stop in enumerate(stops):
         if mask_truncated and group.capped[index]:
             continue
-        tokens = slice(stop - int(group.lengths[index]), stop)
+        length = int(group.lengths[index])
+        tokens = slice(stop - length, stop)
+        spans = group.version_spans[index]
         yield Row(
+            candidate_id=group.candidate_ids[index],
             prompt=group.prompt_tokens,
             response=group.response_tokens[tokens],
             behaviour_logprobs=group.behaviour_logprobs[tokens],
-            oldest_version=group.version_spans[index][0].version,
+            versions=np.repeat(
+                np.array([span.version for span in spans], dtype=np.int32),
+                np.diff([*(span.start for span in spans), length]),
+            ),
             advantage=float(advantages[index]),
         )
 
@@ -68,8 +79,18 @@ class MicroBatch:
     """float32 [T]."""
     advantages: torch.Tensor
     """float32 [T]."""
+    versions: torch.Tensor
+    """int64 [T]: the policy version that sampled the token."""
     oldest_versions: torch.Tensor
-    """int32 [T]: the oldest policy version in the token's response, up to the token itself."""
+    """int64 [T]: that of the first token of its response, the oldest there."""
+    responses: torch.Tensor
+    """int64 [T]: which row a loss token belongs to, 0..R-1."""
+    lengths: torch.Tensor
+    """int64 [R]: response tokens of each row."""
+    proximal_logprobs: torch.Tensor | None
+    """float32 [T]; None unless all rows have them."""
+    reference_logprobs: torch.Tensor | None
+    """float32 [T]; None unless all rows have them."""
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBatch:
@@ -91,6 +112,10 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBat
     def per_token(values: Sequence[float], dtype: type[np.generic]) -> torch.Tensor:
         return tensor(np.repeat(np.array(values, dtype=dtype), [row.response.size for row in rows]))
 
+    def joined(parts: Sequence[npt.NDArray[np.float32] | None]) -> torch.Tensor | None:
+        known = [part for part in parts if part is not None]
+        return tensor(np.concatenate(known)) if len(known) == len(parts) else None
+
     return MicroBatch(
         input_ids=tensor(input_ids),
         logits_to_keep=kept,
@@ -98,5 +123,10 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBat
         targets=tensor(np.concatenate([row.response for row in rows]).astype(np.int64)),
         behaviour_logprobs=tensor(np.concatenate([row.behaviour_logprobs for row in rows])),
         advantages=per_token([row.advantage for row in rows], np.float32),
-        oldest_versions=per_token([row.oldest_version for row in rows], np.int32),
+        versions=tensor(np.concatenate([row.versions for row in rows]).astype(np.int64)),
+        oldest_versions=per_token([int(row.versions[0]) for row in rows], np.int64),
+        responses=per_token(range(len(rows)), np.int64),
+        lengths=tensor(np.array([row.response.size for row in rows], dtype=np.int64)),
+        proximal_logprobs=joined([row.proximal_logprobs for row in rows]),
+        reference_logprobs=joined([row.reference_logprobs for row in rows]),
     )

@@ -75,14 +75,14 @@ class StepOptimiser:
         warmup = self._settings.warmup_steps
         return self._settings.lr * min(1.0, (step + 1) / warmup) if warmup else self._settings.lr
 
-    def apply(self, *, num_tokens: int, loss: float, step: int, clip: Callable[..., torch.Tensor]) -> Update:
-        """Divide by the tokens, clip, check, step. `clip(parameters, max_norm)` returns the norm before clipping."""
+    def apply(self, *, denominator: float, loss: float, step: int, clip: Callable[..., torch.Tensor]) -> Update:
+        """Divide by the denominator, clip, check, step. `clip(parameters, max_norm)` returns the norm before."""
         lr = self.learning_rate(step)
         gradients = [master.grad for master in self._masters if master.grad is not None]
-        if num_tokens == 0 or not gradients:
+        if denominator <= 0 or not gradients:
             self.drop()
             return Update(applied=False, finite=math.isfinite(loss), grad_norm=0.0, lr=lr)
-        torch._foreach_mul_(gradients, 1.0 / num_tokens)
+        torch._foreach_mul_(gradients, 1.0 / denominator)
         norm = float(clip(self._masters, self._settings.max_grad_norm))
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:

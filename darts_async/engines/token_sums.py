@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 
@@ -12,7 +12,9 @@ class TokenSums:
 
     loss: float = 0.0
     tokens: int = 0
-    """Tokens in the loss: the denominator of the step's mean."""
+    """Tokens in the loss."""
+    denominator: float = 0.0
+    """What the step's loss is divided by (`learner.aggregation`)."""
     clipped: int = 0
     capped: int = 0
     """Tokens whose importance weight was truncated."""
@@ -30,24 +32,16 @@ class TokenSums:
     """Tokens that went through the model, prompts and padding included."""
 
     def __iadd__(self, other: TokenSums) -> Self:
-        self.loss += other.loss
-        self.tokens += other.tokens
-        self.clipped += other.clipped
-        self.capped += other.capped
-        self.mismatch_kl += other.mismatch_kl
-        self.ratio_max = max(self.ratio_max, other.ratio_max)
-        self.same_version_tokens += other.same_version_tokens
-        self.same_version_diff += other.same_version_diff
-        self.same_version_diff_max = max(self.same_version_diff_max, other.same_version_diff_max)
-        self.micro_batches += other.micro_batches
-        self.padded_tokens += other.padded_tokens
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            setattr(self, field.name, max(mine, theirs) if field.name.endswith("_max") else mine + theirs)
         return self
 
     def metrics(self) -> dict[str, float]:
         """Means by metric name. Without tokens of the same version its differences are left out, not reported as 0."""
         per_token = 1.0 / max(self.tokens, 1)
         values = {
-            "learner/loss": self.loss * per_token,
+            "learner/loss": self.loss / max(self.denominator, 1e-9),
             "learner/tokens": float(self.tokens),
             "learner/clip_fraction": self.clipped * per_token,
             "learner/tis_capped_fraction": self.capped * per_token,

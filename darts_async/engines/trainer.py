@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from accelerate import Accelerator
 
 from darts_async.algorithms.advantages import ADVANTAGES
 from darts_async.algorithms.packing import pack
 from darts_async.config.paths import model_folder
-from darts_async.engines.losses import loss_sum, token_logprobs
+from darts_async.engines.loss_tokens import LossTokens
 from darts_async.engines.micro_batch import MicroBatch, collate, rows_of
+from darts_async.engines.objective import Objective
 from darts_async.engines.optimiser import StepOptimiser
+from darts_async.engines.policy_model import PolicyModel, load_model
 from darts_async.engines.token_sums import TokenSums
 from darts_async.engines.weights import export_tensors, write_checkpoint, write_weights
 from darts_async.errors import RunFailed
@@ -63,26 +64,18 @@ class PolicyTrainer:
         """Load the model folder. Raises what transformers raises for a folder it cannot load."""
         settings = config.learner
         torch.set_num_threads(settings.threads)
-        transformers.utils.logging.disable_progress_bar()
         self._source = model_folder(config)
         self._config = config
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            self._source, dtype=getattr(torch, config.model.dtype), local_files_only=True
-        )
-        self._model: Any = self._accelerator.prepare_model(model.eval())
+        self._model: Any = self._accelerator.prepare_model(load_model(self._source, config))
+        self._policy = PolicyModel(self._model, config)
+        self._objective = Objective(config)
         self._optimiser = StepOptimiser(self._model.parameters(), settings)
         self._sums = TokenSums()
         self._abandoned = threading.Event()
         self._bad_steps = 0
         self.version = 0
         """The policy version whose weights these are."""
-
-    def logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        """Log-probs of a micro-batch's loss tokens at the sampling temperature. float32 [T], with gradient."""
-        logits = self._model(input_ids=batch.input_ids, logits_to_keep=batch.logits_to_keep, use_cache=False).logits
-        chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, batch.positions)
-        return token_logprobs(chosen, batch.targets, self._config.sampling.temperature)
 
     def accumulate(self, groups: Sequence[TrainGroup]) -> TokenSums:
         """Add the gradient of the groups' summed token losses to the step; return these groups' sums.
@@ -110,18 +103,29 @@ class PolicyTrainer:
         return sums
 
     def _accumulate(self, batch: MicroBatch) -> TokenSums:
-        loss, sums = loss_sum(
-            self.logprobs(batch),
-            batch.behaviour_logprobs,
-            batch.advantages,
-            batch.oldest_versions == self.version,
-            self._config.learner,
-        )
+        loss, sums = self._objective(self.loss_tokens(batch))
         self._accelerator.backward(loss)
         self._optimiser.collect()
         sums.micro_batches = 1
         sums.padded_tokens = batch.input_ids.numel()
         return sums
+
+    def loss_tokens(self, batch: MicroBatch) -> LossTokens:
+        """Score a micro-batch under the policy, with gradient."""
+        scores = self._policy.score(batch, entropy=self._config.learner.entropy_weight > 0)
+        proximal = batch.proximal_logprobs
+        return LossTokens(
+            policy=scores.logprobs,
+            behaviour=batch.behaviour_logprobs,
+            proximal=scores.logprobs.detach() if proximal is None else proximal,
+            advantages=batch.advantages,
+            responses=batch.responses,
+            lengths=batch.lengths,
+            ages=self.version - batch.versions,
+            current=batch.oldest_versions == self.version,
+            reference=batch.reference_logprobs,
+            entropy=scores.entropy,
+        )
 
     def apply_step(self) -> StepStats:
         """Make the next version from the accumulated gradients. Raises `RunFailed` after too many bad steps in a row.
@@ -131,7 +135,7 @@ class PolicyTrainer:
         """
         sums, self._sums = self._sums, TokenSums()
         update = self._optimiser.apply(
-            num_tokens=sums.tokens, loss=sums.loss, step=self.version, clip=self._accelerator.clip_grad_norm_
+            denominator=sums.denominator, loss=sums.loss, step=self.version, clip=self._accelerator.clip_grad_norm_
         )
         self._bad_steps = 0 if update.finite else self._bad_steps + 1
         if not update.finite:

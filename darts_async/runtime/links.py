@@ -8,6 +8,7 @@ from typing import Protocol
 
 from darts_async.messages import (
     AllocatorHello,
+    ChunkNews,
     FromGenerator,
     FromLearner,
     GeneratorHello,
@@ -16,12 +17,12 @@ from darts_async.messages import (
     PlanReply,
     PolicyApplied,
     PolicyReply,
+    PolicyScored,
     PolicyUpdate,
     RolloutRequest,
-    StreamEnd,
     ToGenerator,
+    ToLearner,
     ToSelector,
-    TrainGroup,
 )
 from darts_async.transport.links import Dealer, Hub, Receiver, Sender
 
@@ -61,6 +62,7 @@ class GeneratorLinks:
     trajectories: Sender[ToSelector]
     cancels: Dealer[GeneratorHello, ToGenerator]
     policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
+    chunks: Sender[ChunkNews]
     supervisor: Supervisor
 
 
@@ -72,7 +74,7 @@ class SelectorLinks:
     plans: Hub[PlanReply, GroupPlan]
     trajectories: Receiver[ToSelector]
     cancels: Hub[ToGenerator, GeneratorHello]
-    groups: Sender[TrainGroup | StreamEnd]
+    groups: Sender[ToLearner]
     steps: Receiver[FromLearner]
     supervisor: Supervisor
 
@@ -84,7 +86,7 @@ class AllocatorLinks:
     rank: int
     plans: Dealer[GroupPlan, PlanReply]
     rollouts: Hub[RolloutRequest, FromGenerator]
-    policy: Dealer[AllocatorHello, PolicyUpdate]
+    policy: Dealer[AllocatorHello | PolicyScored, PolicyUpdate]
     supervisor: Supervisor
 
 
@@ -93,7 +95,8 @@ class LearnerLinks:
     """Links of the learner."""
 
     rank: int
-    groups: Receiver[TrainGroup | StreamEnd]
+    groups: Receiver[ToLearner]
+    chunks: Receiver[ChunkNews]
     steps: Sender[FromLearner]
     policy: Hub[PolicyUpdate, PolicyReply]
     supervisor: Supervisor

@@ -15,9 +15,9 @@ from darts_async.transport.zmq_links import ZmqDealer, ZmqHub, zmq_dealer, zmq_h
 
 _USED: dict[Role, tuple[LinkName, ...]] = {
     "allocator": ("plans", "rollouts", "policy"),
-    "generator": ("rollouts", "trajectories", "cancels", "policy"),
+    "generator": ("rollouts", "trajectories", "cancels", "policy", "chunks"),
     "selector": ("plans", "trajectories", "cancels", "groups", "steps"),
-    "learner": ("groups", "steps", "policy"),
+    "learner": ("groups", "steps", "policy", "chunks"),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from darts_async.messages import (
+    ChunkNews,
     FromGenerator,
     FromLearner,
     FromSupervisor,
@@ -21,14 +22,15 @@ from darts_async.messages import (
     PolicyUpdate,
     Role,
     RolloutRequest,
-    StreamEnd,
     ToGenerator,
+    ToLearner,
     ToSelector,
     ToSupervisor,
-    TrainGroup,
 )
 
-LinkName: TypeAlias = Literal["control", "plans", "rollouts", "trajectories", "cancels", "groups", "steps", "policy"]
+LinkName: TypeAlias = Literal[
+    "control", "plans", "rollouts", "trajectories", "cancels", "groups", "steps", "policy", "chunks"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,10 @@ LINKS: dict[LinkName, LinkSpec] = {
     "rollouts": LinkSpec("hub", "allocator", FromGenerator, RolloutRequest),
     "trajectories": LinkSpec("stream", "selector", ToSelector),
     "cancels": LinkSpec("hub", "selector", GeneratorHello, ToGenerator),
-    "groups": LinkSpec("stream", "learner", TrainGroup | StreamEnd),
+    "groups": LinkSpec("stream", "learner", ToLearner),
     "steps": LinkSpec("stream", "selector", FromLearner),
     "policy": LinkSpec("hub", "learner", PolicyReply, PolicyUpdate),
+    "chunks": LinkSpec("stream", "learner", ChunkNews),
 }
 
 CONTROL_HWM = 1024

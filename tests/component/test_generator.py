@@ -20,6 +20,7 @@ from darts_async.engines.sim_response import SimParams, sample_response
 from darts_async.errors import EngineDead, ProtocolError
 from darts_async.messages import (
     CancelRollouts,
+    ChunkNews,
     Credits,
     FromGenerator,
     GeneratorHello,
@@ -109,6 +110,7 @@ class Scene:
         )
         self.stream: MemoryStream[ToSelector] = MemoryStream(hwm=hwm, codec=Codec(ToSelector))
         self.receiver = self.stream.receiver()
+        self.chunks: MemoryStream[ChunkNews] = MemoryStream(codec=Codec(ChunkNews))
         self.rollouts, self.cancels, self.policy = rollouts.hub, cancels.hub, policy.hub
         self.engine = SimEngine(self.config, 3)
         self.links = GeneratorLinks(
@@ -117,6 +119,7 @@ class Scene:
             trajectories=self.stream.sender(),
             cancels=cancels.dealer("g"),
             policy=policy.dealer("g"),
+            chunks=self.chunks.sender(),
             supervisor=self.supervisor,
         )
         self.received: list[ToSelector] = []

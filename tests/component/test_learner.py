@@ -23,6 +23,7 @@ from darts_async.engines.weights_file import check_weights, model_shapes
 from darts_async.errors import ProtocolError, RunFailed
 from darts_async.messages import (
     AllocatorHello,
+    ChunkNews,
     FromLearner,
     GeneratorHello,
     GroupSwept,
@@ -33,6 +34,7 @@ from darts_async.messages import (
     StepDone,
     StepMetrics,
     StreamEnd,
+    ToLearner,
     TrainGroup,
     VersionSpan,
     candidate_id,
@@ -108,7 +110,8 @@ class _Stage:
     """A running learner and the other ends of its links."""
 
     def __init__(self, config: Config) -> None:
-        groups: MemoryStream[TrainGroup | StreamEnd] = MemoryStream(codec=Codec(TrainGroup | StreamEnd))
+        groups: MemoryStream[ToLearner] = MemoryStream(codec=Codec(ToLearner))
+        chunks: MemoryStream[ChunkNews] = MemoryStream(codec=Codec(ChunkNews))
         steps: MemoryStream[FromLearner] = MemoryStream(codec=Codec(FromLearner))
         self.groups, self.steps = groups.sender(), steps.receiver()
         self.policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
@@ -116,8 +119,14 @@ class _Stage:
         )
         self.supervisor = _Supervisor()
         self.paths = RunPaths.of(config)
+        self.chunks = chunks.sender()
         self.links = LearnerLinks(
-            rank=0, groups=groups.receiver(), steps=steps.sender(), policy=self.policy.hub, supervisor=self.supervisor
+            rank=0,
+            groups=groups.receiver(),
+            chunks=chunks.receiver(),
+            steps=steps.sender(),
+            policy=self.policy.hub,
+            supervisor=self.supervisor,
         )
         self.task: asyncio.Task[None]
         self.trainer: Any = None
@@ -200,6 +209,7 @@ def _group(
         version_spans=(spans, spans),
         rewards=np.array(rewards, dtype=np.float32),
         baseline_rewards=np.array(rewards, dtype=np.float32),
+        baseline_lengths=np.array([length, 4], dtype=np.int32),
         capped=(False, False),
     )
 

@@ -27,6 +27,7 @@ def _group(group_id: int, spans: tuple[tuple[VersionSpan, ...], ...], lengths: t
         version_spans=spans,
         rewards=np.arange(size, dtype=np.float32),
         baseline_rewards=np.arange(size, dtype=np.float32),
+        baseline_lengths=np.ones(size, dtype=np.int32),
         capped=(False,) * size,
     )
 

@@ -66,6 +66,7 @@ def _group(
         ),
         rewards=np.array(rewards, dtype=np.float32),
         baseline_rewards=np.array(rewards, dtype=np.float32),
+        baseline_lengths=np.array(lengths, dtype=np.int32),
         capped=tuple(capped or [False] * len(lengths)),
     )
 
@@ -126,7 +127,7 @@ def test_log_probs_are_those_of_a_full_forward_pass(temperature: float, groups: 
 
     trainer = _trainer("float32", temperature)
     rows = [row for g in groups for row in rows_of(g, g.rewards, mask_truncated=False)]
-    got = trainer.logprobs(collate(rows))
+    got = trainer.loss_tokens(collate(rows)).policy
     expected = torch.cat([logprobs for g in groups for logprobs in _reference_logprobs(trainer, g, temperature)])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -348,7 +349,7 @@ def test_bfloat16_weights_keep_what_they_cannot_represent() -> None:
             optimiser.collect()
         assert optimiser.gradients[0].item() == 1.0 + 2.0**-10
         clip = torch.nn.utils.clip_grad_norm_
-        update = optimiser.apply(num_tokens=1, loss=0.0, step=step, clip=clip)
+        update = optimiser.apply(denominator=1.0, loss=0.0, step=step, clip=clip)
         assert update.applied and update.grad_norm == pytest.approx(1.0 + 2.0**-10, rel=1e-6)
         values.append(weight.item())
     assert values == [1.0, 1.0 - 2.0**-8, 1.0 - 2.0**-8, 1.0 - 2.0**-8]  # of 0.999, 0.998, 0.997, 0.996

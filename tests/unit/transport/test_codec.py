@@ -268,7 +268,7 @@ def trajectories(draw: st.DrawFn) -> m.Trajectory:
 @st.composite
 def train_groups(draw: st.DrawFn) -> m.TrainGroup:
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
-    total, size = sum(lengths), len(lengths)
+    total, size, others = sum(lengths), len(lengths), draw(st.integers(0, 9))
     return m.TrainGroup(
         group_id=draw(small),
         prompt_id=draw(text),
@@ -280,8 +280,20 @@ def train_groups(draw: st.DrawFn) -> m.TrainGroup:
         behaviour_logprobs=draw(array(np.float32, st.just(total))),
         version_spans=tuple(draw(spans(length)) for length in lengths),
         rewards=draw(array(np.float32, st.just(size))),
-        baseline_rewards=draw(array(np.float32)),
+        baseline_rewards=draw(array(np.float32, st.just(others))),
+        baseline_lengths=draw(array(np.int32, st.just(others))),
         capped=tuple(draw(st.lists(st.booleans(), min_size=size, max_size=size))),
+    )
+
+
+@st.composite
+def trajectory_chunks(draw: st.DrawFn) -> m.TrajectoryChunk:
+    start = draw(small)
+    return m.TrajectoryChunk(
+        candidate_id=draw(small),
+        start=start,
+        prompt_tokens=draw(array(np.int32, st.integers(1, 9) if start == 0 else st.just(0))),
+        response_tokens=draw(array(np.int32, st.integers(1, 9))),
     )
 
 
@@ -333,7 +345,11 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.TrainGroup: train_groups(),
     m.StepDone: st.builds(m.StepDone, version=small, group_ids=st.lists(small, max_size=8).map(tuple)),
     m.GroupSwept: st.builds(m.GroupSwept, group_id=small, staleness=st.integers(-5, 100)),
-    m.PolicyUpdate: st.builds(m.PolicyUpdate, version=small, weights=text),
+    m.PolicyUpdate: st.builds(m.PolicyUpdate, version=small, weights=text, last=st.booleans()),
+    m.PolicyScored: st.builds(m.PolicyScored, version=small, reward=real, response_length=real),
+    m.StreamRollouts: st.builds(m.StreamRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple)),
+    m.TrajectoryChunk: trajectory_chunks(),
+    m.ChunksDropped: st.builds(m.ChunksDropped, candidate_ids=st.lists(small, max_size=8).map(tuple)),
     m.PolicyApplied: st.builds(m.PolicyApplied, replica=small, version=small, update_ms=real),
     m.AllocatorHello: st.builds(m.AllocatorHello),
     m.Ready: st.builds(m.Ready, role=role, rank=small, pid=small, schema_version=small),
@@ -342,7 +358,7 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.StepMetrics: st.builds(m.StepMetrics, step=small, values=gauges),
     m.EvalResult: st.builds(
         m.EvalResult,
-        label=st.sampled_from(["before", "after"]),
+        label=st.sampled_from(["before", "during", "after"]),
         policy_version=small,
         reward=real,
         response_length=real,
