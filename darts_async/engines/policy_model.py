@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from darts_async.engines.losses import token_logprobs
+from darts_async.engines.logprobs import token_logprobs
 
 if TYPE_CHECKING:
     from pathlib import Path
