@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from darts_async.algorithms.parity import FirstStep
 from darts_async.algorithms.staleness import eta_of, staleness
 from darts_async.algorithms.training_record import TrainingRecord
 from darts_async.config import Config
@@ -64,6 +65,8 @@ class _Learner:
         self._store = WeightStore(paths.weights, config.generator.replicas)
         self._eta = eta_of(config)
         self._record = TrainingRecord()
+        # The simulated engine makes its log-probs up: there is nothing that could agree.
+        self._first_step = FirstStep(None if config.generator.engine == "sim" else config.learner.max_parity_diff)
         self._periodic: list[Path] = []
         self._saved = 0
         self.policy = PolicyServer(links.policy, self._store)
@@ -134,7 +137,12 @@ class _Learner:
             if whole_batch and len(self._record.group_ids) < size:
                 continue
             self._supervisor.state = f"training step {self.policy.version + 1}"
-            await self._on_torch(self._trainer.accumulate, waiting)
+            sums = await self._on_torch(self._trainer.accumulate, waiting)
+            self._first_step.add(
+                tokens=sums.same_version_tokens,
+                diff_sum=sums.same_version_diff,
+                diff_max=sums.same_version_diff_max,
+            )
             self._record.computed(time.monotonic() - arrived)
             waiting = []
 
@@ -192,6 +200,8 @@ class _Learner:
     async def _commit(self) -> None:
         """Apply the update and tell everyone. Never cancelled by a stop: what is applied is told."""
         assert self._trainer is not None
+        if (mismatch := self._first_step.mismatch()) is not None:
+            raise RunFailed(f"learner: {mismatch}.")
         try:
             stats = await self._on_torch(self._trainer.apply_step)
         except RunFailed:

@@ -304,7 +304,8 @@ class LearnerSection(Section):
     """The run fails after this many steps in a row whose loss or gradient is not finite (each is skipped)."""
     max_parity_diff: Annotated[float, Field(gt=0)] = 0.1
     """The run fails when the log-probs of engine and learner differ by more than this in the mean over the first
-    step's tokens: temperature, weights or tokens do not agree. `darts-async doctor` says which."""
+    step's tokens, before its update: temperature, weights or tokens do not agree. `darts-async doctor` says which. (Not
+    with `generator.engine = "sim"`, whose log-probs are made up.)"""
     threads: PositiveInt = 1
     """Compute threads of the learner on a CPU."""
 

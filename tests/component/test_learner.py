@@ -163,6 +163,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
             "group": {"size": 2, "keep_longest": 0, "groups_per_step": 2},
             "pipeline": {"mode": "async", "max_staleness": 1},
             "learner": {"lr": 1e-3, "max_bad_steps": 2},
+            "generator": {"engine": "sim"},  # the groups below come with made-up log-probs
             "launch": {"drain_timeout_s": 0.2},
         }
     )
@@ -340,6 +341,24 @@ def test_a_broken_contract_ends_the_role(play: Play, config: Config, bad: Any, t
                 await stage.task
             error = _leaf(caught.value)
             assert isinstance(error, ProtocolError) and text in str(error)
+
+    play(scene)
+
+
+def test_a_gross_mismatch_in_the_first_step_ends_the_run_before_its_update(play: Play, config: Config) -> None:
+    async def scene() -> None:
+        async with _staged(_with(config, generator={"engine": "vllm"}, learner={"max_parity_diff": 0.5})) as stage:
+            for group_id in (0, 1):
+                await stage.groups.send(_group(group_id, 0))
+            with pytest.raises(BaseExceptionGroup) as caught:
+                await stage.task
+            error = _leaf(caught.value)
+            assert isinstance(error, RunFailed)
+            for part in ("learner: ", "same 20 tokens", "learner.max_parity_diff = 0.5", "darts-async doctor"):
+                assert part in str(error)
+            assert stage.trainer.version == 0
+            assert not stage.paths.weights.exists() or not list(stage.paths.weights.glob("*.safetensors"))
+            assert not stage.paths.checkpoints.exists()
 
     play(scene)
 
