@@ -59,6 +59,9 @@ def up(arguments: tuple[str, ...], dry_run: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--live", is_flag=True, help="On the real engine: every cell is a short training run.")
 @click.option("--presets", default="", help="Comma-separated configs to compare. Default: the published table's.")
+@click.option("--variant", multiple=True, metavar="'NAME: KEY=VALUE, ...'", help="A named setting. Repeatable.")
+@click.option("--grid", multiple=True, metavar="KEY=VALUE,...", help="Values of a key. Repeatable; lists in brackets.")
+@click.option("--table", type=click.Choice(["presets", "off_policy"]), default="presets", help="Which columns.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=2, show_default=True, help="Seeds 0, 1, ...")
 @click.option("--steps", type=click.IntRange(1, 15), default=15, show_default=True, help="Learner steps of a cell.")
 @click.option("--eval-prompts", type=click.IntRange(0), default=64, show_default=True, help="Held-out prompts.")
@@ -70,6 +73,9 @@ def bench(
     arguments: tuple[str, ...],
     live: bool,
     presets: str,
+    variant: tuple[str, ...],
+    grid: tuple[str, ...],
+    table: str,
     seeds: int,
     steps: int,
     eval_prompts: int,
@@ -83,6 +89,15 @@ def bench(
 
     \b
         darts-async bench --live --presets grpo_sync,darts_best --seeds 1 --steps 5
+
+    Every preset can be run in several settings. Each --grid is a list of values of one key, all --variant together are
+    one list of named settings of several keys, and there is a cell for each combination:
+
+    \b
+        darts-async bench --live --presets off_policy --table off_policy \
+          --variant 'eta 0: pipeline.mode=stream' \
+          --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \
+          --grid 'learner.correction=none,tis,["geometric_mask","tis"]'
     """
     source, overrides = parse_arguments(arguments)
     if source is not None:
@@ -91,7 +106,9 @@ def bench(
         raise click.UsageError("say --live: every cell is run on the engine")
     from pathlib import Path  # noqa: PLC0415 - late, see above
 
+    from darts_async.bench.columns import TABLES  # noqa: PLC0415
     from darts_async.bench.plan import PRESETS, make_cells  # noqa: PLC0415
+    from darts_async.bench.variants import make_variants  # noqa: PLC0415
     from darts_async.launcher.bench import run_table  # noqa: PLC0415
 
     cells = make_cells(
@@ -101,9 +118,10 @@ def bench(
         eval_prompts=eval_prompts,
         out=Path(out).absolute(),
         overrides=overrides,
+        variants=make_variants(variant, grid),
     )
     readme = Path(write_readme) if write_readme else None
-    sys.exit(run_table(cells, Path(out).absolute(), cell_timeout_s=cell_timeout, readme=readme))
+    sys.exit(run_table(cells, Path(out).absolute(), TABLES[table], cell_timeout_s=cell_timeout, readme=readme))
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

@@ -1,7 +1,8 @@
 """Which runs a table is made of, and whether they can be compared. Reads configs, writes nothing.
 
-A cell is one preset with one seed. Cells of a seed share one engine, so everything that is fixed when an engine starts
-has to be the same for all of them; so has everything that would make their figures incomparable (task, batch, steps).
+A cell is one preset, in one of its variants if there are any, with one seed. Cells of a seed share one engine, so
+everything that is fixed when an engine starts has to be the same for all of them; so has everything that would make
+their figures incomparable (task, batch, steps).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from darts_async.bench.variants import Variant
 from darts_async.config import Config, load_config, to_toml
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError
@@ -60,9 +62,10 @@ class SeedPlan(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One preset with one seed."""
+    """One preset, or one variant of one, with one seed."""
 
     preset: str
+    """Label of the row: the preset's, with the variant's behind it (alone where there is but one preset)."""
     seed: int
     config: Config
     """Resolved; its run folder is the cell's."""
@@ -100,26 +103,34 @@ def make_cells(
     eval_prompts: int,
     out: Path,
     overrides: Sequence[tuple[str, str]] = (),
+    variants: Sequence[Variant] = (Variant(),),
 ) -> list[Cell]:
-    """Load every preset with every seed 0..seeds-1, seed by seed; overrides go to all cells. Raises `ConfigError`.
+    """Load every preset in every variant with every seed 0..seeds-1, seed by seed; overrides go to all cells.
 
+    Raises `ConfigError` for presets that cannot be loaded or compared, and for keys that are set twice.
     Every seed begins with another preset: the first cell of an engine pays for whatever is done for the first time.
     """
     labels = [Path(preset).stem for preset in presets]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError("--presets", ",".join(presets), f"`{label}` is there twice", "Name each preset once.")
-    for key, value in overrides:
+    varied = {key for variant in variants for key, _ in variant.overrides}
+    for key, value in (*overrides, *((key, "") for key in sorted(varied))):
         if key.startswith("run."):
             raise ConfigError(key, value, "the table sets it", "Use --out, --seeds and --steps.")
+    for key, value in overrides:
+        if key in varied:
+            raise ConfigError(key, value, "is also set by --variant or --grid", "Set it in one place.")
     common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
+    rows = [(index, variant) for index in range(len(presets)) for variant in variants]
     cells = []
     for seed in range(seeds):
-        first = seed % len(presets)
-        for index in (*range(first, len(presets)), *range(first)):
-            preset, label = presets[index], labels[index]
-            own = [("run.dir", str(out)), ("run.name", f"{label}-seed{seed}"), ("run.seed", str(seed))]
-            cells.append(Cell(label, seed, load_config(preset, [*common, *own])))
+        first = seed % len(rows)
+        for index, variant in (*rows[first:], *rows[:first]):
+            label = ": ".join(part for part in (labels[index] if len(presets) > 1 else "", variant.label) if part)
+            name = "-".join(part for part in (labels[index], variant.folder, f"seed{seed}") if part)
+            own = [("run.dir", str(out)), ("run.name", name), ("run.seed", str(seed)), *variant.overrides]
+            cells.append(Cell(label or labels[index], seed, load_config(presets[index], [*common, *own])))
     check_comparable(cells)
     return cells
 

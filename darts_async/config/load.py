@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -99,17 +99,25 @@ def _apply(document: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(below, dict):
             raise ConfigError(key, text, f"`{part}` is a value, not a section", "Check the name.")
         table = below
-    table[last] = text if _is_text(key) else _value(text)
+    table[last] = text if _is_text(key, text) else _value(text)
 
 
-def _is_text(key: str) -> bool:
-    """Whether a key's field takes nothing but text, so that `--run.name 7` is a name and not a number."""
+def _is_text(key: str, text: str) -> bool:
+    """Whether a key's field takes this as it stands, so that `--run.name 7` is a name and not a number.
+
+    A field that takes a list as well gets one for what is written in brackets.
+    """
     section_name, _, field_name = key.partition(".")
     section = Config.model_fields.get(section_name)
     if section is None or not isinstance(section.annotation, type) or not issubclass(section.annotation, BaseModel):
         return False
     field = section.annotation.model_fields.get(field_name)
-    return field is not None and (field.annotation is str or str in get_args(field.annotation))
+    if field is None:
+        return False
+    kinds = get_args(field.annotation)
+    if any(get_origin(kind) is list for kind in kinds) and text.lstrip().startswith("["):
+        return False
+    return field.annotation is str or str in kinds
 
 
 def _value(text: str) -> Any:

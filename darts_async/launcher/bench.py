@@ -20,34 +20,33 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from darts_async.bench.columns import CellResult, TableForm
 from darts_async.bench.plan import Cell
-from darts_async.bench.table import CellResult, to_csv, to_markdown
+from darts_async.bench.table import to_csv, to_markdown
 from darts_async.errors import ConfigError
 from darts_async.launcher.bench_process import Interrupts, SeedProcess
 from darts_async.launcher.bench_view import BenchView
 from darts_async.launcher.preflight import check, create_run_folder
 
-_BEGIN = "<!-- the table of `darts-async bench --live` begins -->"
-_END = "<!-- the table of `darts-async bench --live` ends -->"
 
-
-def run_table(cells: Sequence[Cell], out: Path, *, cell_timeout_s: float, readme: Path | None) -> int:
+def run_table(cells: Sequence[Cell], out: Path, form: TableForm, *, cell_timeout_s: float, readme: Path | None) -> int:
     """Run what is missing, write and show the table; return the exit status. Raises `ConfigError` before it starts."""
     console = Console()
     if readme is not None:
-        _parts(readme)
+        _parts(readme, form)
     _clear_unfinished(cells)
     out.mkdir(parents=True, exist_ok=True)
     with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         whole = runner.run(_run_cells(cells, out, cell_timeout_s, view))
-    table = _write_table(cells, out)
+    table = _write_table(cells, out, form)
     console.print(table, soft_wrap=True, markup=False, highlight=False)
     console.print(f"table: {out / 'table.md'}, {out / 'table.csv'}", soft_wrap=True, markup=False, highlight=False)
     if not whole:
         return 130
     if readme is not None:
-        head, tail = _parts(readme)
-        readme.write_text(f"{head}{_BEGIN}\n{table}{_END}{tail}", "utf-8")
+        head, tail = _parts(readme, form)
+        begin, end = form.marks
+        readme.write_text(f"{head}{begin}\n{table}{end}{tail}", "utf-8")
     return 0 if all(cell.done for cell in cells) else 1
 
 
@@ -84,42 +83,41 @@ def _results(cells: Sequence[Cell]) -> list[CellResult]:
     return found
 
 
-def _write_table(cells: Sequence[Cell], out: Path) -> str:
+def _write_table(cells: Sequence[Cell], out: Path, form: TableForm) -> str:
     """Write `table.md` and `table.csv`; return the Markdown."""
     found = _results(cells)
-    text = to_markdown(found, _note(cells, found))
+    text = to_markdown(found, _note(cells, found, form), form)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text, "utf-8")
     (out / "table.csv").write_text(to_csv(found), "utf-8")
     return text
 
 
-def _parts(readme: Path) -> tuple[str, str]:
+def _parts(readme: Path, form: TableForm) -> tuple[str, str]:
     """What stands before and behind the table in a file. Raises `ConfigError` when it has no place for one."""
+    before, behind = form.marks
     try:
-        head, begin, rest = readme.read_text("utf-8").partition(_BEGIN)
+        head, begin, rest = readme.read_text("utf-8").partition(before)
     except OSError as error:
         raise ConfigError("--write-readme", str(readme), f"cannot be read ({error})", "Check the path.") from None
-    _, end, tail = rest.partition(_END)
+    _, end, tail = rest.partition(behind)
     if not begin or not end:
-        raise ConfigError("--write-readme", str(readme), "has no place for the table", f"Add {_BEGIN} and {_END}.")
+        raise ConfigError("--write-readme", str(readme), "has no place for the table", f"Add {before} and {behind}.")
     return head, tail
 
 
-def _note(cells: Sequence[Cell], found: Sequence[CellResult]) -> str:
+def _note(cells: Sequence[Cell], found: Sequence[CellResult], form: TableForm) -> str:
     """How the figures came about: what a reader needs to judge them."""
     config = cells[0].config
     dates = sorted({str(cell.summary.get("bench", {}).get("date", "")) for cell in found if cell.summary} - {""})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else dt.datetime.now().astimezone().date()
     groups = config.run.steps * config.group.groups_per_step
     return (
-        f"Every preset trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to "
+        f"Every {form.row} trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to "
         f"{cells[-1].seed}, engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in "
         "one process. "
         f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
-        "times vary with whatever else the machine does. `training s`: from the first dispatch to the last step. "
-        "`other` tokens: still running at the end, stale or failed. `useful`: trained over generated tokens. `length "
-        "finished`: without cancelled candidates. Before and after: "
+        f"times vary with whatever else the machine does. {form.legend} Before and after: "
         f"{config.eval.prompts} held-out prompts x {config.eval.samples} samples."
     )
 

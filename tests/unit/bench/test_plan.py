@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from darts_async.bench.plan import PRESETS, Cell, engine_config, make_cells
+from darts_async.bench.variants import make_variants
 from darts_async.config import to_toml
 from darts_async.errors import ConfigError
 
@@ -52,6 +53,61 @@ def test_a_preset_of_another_kind_is_refused(tmp_path):
 def test_what_cannot_work_is_said_before_anything_starts(tmp_path, presets, override, key):
     with pytest.raises(ConfigError) as error:
         plan_cells(tmp_path, presets, *([override] if override else []))
+    assert error.value.key == key
+
+
+def test_off_policy_settings_of_one_preset(tmp_path):
+    variants = make_variants(
+        ["eta 0: pipeline.mode=stream", "eta 4: pipeline.mode=async, pipeline.max_staleness=4"],
+        ['learner.correction=none,["geometric_mask","tis"]'],
+    )
+    cells = make_cells(["quickstart"], seeds=2, steps=3, eval_prompts=4, out=tmp_path, variants=variants)
+    assert [(cell.preset, cell.name) for cell in cells[:4]] == [
+        ("eta 0, correction none", "quickstart-eta-0-correction-none-seed0"),
+        ("eta 0, correction geometric_mask+tis", "quickstart-eta-0-correction-geometric_mask-tis-seed0"),
+        ("eta 4, correction none", "quickstart-eta-4-correction-none-seed0"),
+        ("eta 4, correction geometric_mask+tis", "quickstart-eta-4-correction-geometric_mask-tis-seed0"),
+    ]
+    assert cells[4].preset == "eta 0, correction geometric_mask+tis"  # another one pays for being the first
+    last = cells[3].config
+    assert (last.pipeline.mode, last.pipeline.max_staleness) == ("async", 4)
+    assert last.learner.correction == ["geometric_mask", "tis"]
+    assert len({cell.paths.root for cell in cells}) == 8
+
+
+def test_settings_of_several_presets_name_both(tmp_path):
+    cells = make_cells(
+        ["quickstart", "grpo_sync"],
+        seeds=1,
+        steps=3,
+        eval_prompts=4,
+        out=tmp_path,
+        variants=make_variants([], ["learner.lr=1e-3,2e-3"]),
+    )
+    assert [cell.preset for cell in cells] == [
+        f"{preset}: lr {lr}" for preset in ("quickstart", "grpo_sync") for lr in ("1e-3", "2e-3")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grid", "override", "key"),
+    [
+        ("run.seed=1,2", None, "run.seed"),
+        ("learner.lr=1e-3,2e-3", ("learner.lr", "1e-4"), "learner.lr"),
+        ("generator.cpu_threads=1,2", None, "generator.cpu_threads"),  # fixed when an engine starts
+    ],
+)
+def test_a_grid_that_one_table_cannot_have_is_refused(tmp_path, grid, override, key):
+    with pytest.raises(ConfigError) as error:
+        make_cells(
+            ["quickstart"],
+            seeds=1,
+            steps=3,
+            eval_prompts=4,
+            out=tmp_path,
+            overrides=[override] if override else [],
+            variants=make_variants([], [grid]),
+        )
     assert error.value.key == key
 
 

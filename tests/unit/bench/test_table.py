@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_async.bench.table import LEARNED, SPEED, CellResult, to_csv, to_markdown
+from darts_async.bench.columns import ALL, LEARNED, OFF_POLICY, SPEED, TABLES, CellResult
+from darts_async.bench.table import to_csv, to_markdown
 
 
 def cell_result(preset="a", seed=0, *, trained=600, after=0.5, steps=(9.0, 1.0, 3.0), status="done") -> CellResult:
@@ -64,7 +65,8 @@ def test_the_only_step_is_not_left_out():
 
 
 def test_a_row_is_the_mean_over_seeds_with_its_range():
-    text = to_markdown([cell_result(after=0.5), cell_result(seed=1, after=0.7), cell_result("b")], "a note")
+    cells = [cell_result(after=0.5), cell_result(seed=1, after=0.7), cell_result("b")]
+    text = to_markdown(cells, "a note", TABLES["presets"])
     assert text.startswith("a note\n")
     head, _, first, second = markdown_rows(text)[4:]
     assert (first[:2], second[:2]) == (["`a`", "2"], ["`b`", "1"])
@@ -75,12 +77,42 @@ def test_a_row_is_the_mean_over_seeds_with_its_range():
 
 def test_a_failed_cell_is_named_and_in_no_mean():
     cells = [cell_result(after=0.5), cell_result(seed=1, after=0.9, status="failed"), CellResult("b", 0, None)]
-    text = to_markdown(cells, "")
+    text = to_markdown(cells, "", TABLES["presets"])
     head, _, first, second = markdown_rows(text)[4:]
     assert first[head.index("reward after")] == "0.500"
     assert second[1:] == ["0", *[""] * (len(head) - 2)]
     assert "- not in the tables: a, seed 1: failed: it broke | badly here\n" in text
     assert text.endswith("- not in the tables: b, seed 0: not run\n")
+
+
+def test_the_off_policy_table_by_hand():
+    steps = [{"mismatch_kl": k, "learner/ess": e, "reward/mean": r} for k, e, r in ((0.1, 1.0, 0), (0.3, 0.5, 0.5))]
+    cell = CellResult("eta 4", 0, cell_result().summary, steps)
+    text = to_markdown([cell], "a note", TABLES["off_policy"])
+    head, _, row = markdown_rows(text)
+    assert dict(zip(head, row, strict=True)) == {
+        "setting": "`eta 4`",
+        "seeds": "1",
+        "staleness": "0.50",
+        "largest": "1",
+        "KL": "2.0e-01",
+        "ESS": "75%",
+        "clipped": "",  # not measured
+        "masked": "",
+        "capped": "",
+        "reward, last 5 steps": "0.250",
+        "held-out before": "0.250",
+        "after": "0.500",
+    }
+
+
+def test_the_last_steps_are_five():
+    last = next(column for column in OFF_POLICY if column.key == "reward_last")
+    assert last.figure(CellResult("a", 0, {}, [{"reward/mean": float(i)} for i in range(8)])) == 5.0  # of 3..7
+
+
+def test_no_figure_is_twice_in_the_csv():
+    assert len({column.key for column in ALL}) == len(ALL) > len({*SPEED, *LEARNED})
 
 
 def test_csv_has_a_line_a_cell_and_nothing_for_what_was_not_measured():
@@ -92,6 +124,6 @@ def test_csv_has_a_line_a_cell_and_nothing_for_what_was_not_measured():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_a_mean_lies_in_its_range(rewards):
     cells = [cell_result(seed=seed, after=reward) for seed, reward in enumerate(rewards)]
-    head, _, row = markdown_rows(to_markdown(cells, ""))[3:]
+    head, _, row = markdown_rows(to_markdown(cells, "", TABLES["presets"]))[3:]
     numbers = [float(part) for part in row[head.index("reward after")].replace("..", " ").strip(")").split(" (")[0:1]]
     assert min(rewards) - 6e-4 <= numbers[0] <= max(rewards) + 6e-4

@@ -42,6 +42,11 @@ def test_overrides_take_toml_values_and_bare_words():
     assert (config.run.steps, config.learner.lr, config.selection.rule, config.run.name) == (7, 1e-5, "shortest", "7")
 
 
+def test_a_key_that_takes_a_word_or_a_list_takes_both():
+    for text, value in (("tis", "tis"), ('["geometric_mask", "tis"]', ["geometric_mask", "tis"])):
+        assert load_config(None, [("learner.correction", text)]).learner.correction == value
+
+
 def test_unknown_key_names_the_nearest():
     error = _error(("group.keep_longets", "1"))
     assert error.key == "group.keep_longets"
