@@ -10,22 +10,13 @@ Exit status: 0 all cells were run (done or failed), 1 the engine is gone, 130 in
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import faulthandler
 import logging
-import os
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import msgspec
-import uvloop
 
 from actors.local import LocalRun
 from darts_async.bench.cell_record import CellRecord
@@ -37,8 +28,7 @@ from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import RolloutEngine
 from darts_async.engines.rebased import RebasedEngine, original_weights
 from darts_async.errors import EngineDead
-from darts_async.log import configure
-from darts_async.parent_death import die_with_parent
+from darts_async.runtime.job import Tell, main, unless_stopping
 from darts_async.runtime.record import Status
 
 _log = logging.getLogger(__name__)
@@ -51,24 +41,24 @@ _GRACE_S: Final = 2.0
 class Bench:
     """One engine and its cells."""
 
-    def __init__(self, plan: SeedPlan, sink: BinaryIO) -> None:
+    def __init__(self, plan: SeedPlan, tell: Tell, stopping: asyncio.Event) -> None:
         self._configs = [load_config(path) for path in plan.configs]
         self._limit_s = plan.cell_timeout_s
-        self._sink = sink
-        self.stopping = asyncio.Event()
+        self._write = tell
+        self._stopping = stopping
 
     async def run(self) -> None:
-        """Run every cell, or until `stopping`. Raises `EngineDead` when the engine does not start or is lost."""
+        """Run every cell, or until the stop. Raises `EngineDead` when the engine does not start or is lost."""
         weights = original_weights(model_folder(self._configs[0]))
         engine = make_rollout_engine(engine_config(self._configs), 0)
         began = time.monotonic()
         try:
-            if not await self._unless_stopping(engine.start()):
+            if not await unless_stopping(self._stopping, engine.start()):
                 return
             self._tell(EngineReady(wall_s=time.monotonic() - began))
             shared = RebasedEngine(engine, weights)
             for config in self._configs:
-                if self.stopping.is_set():
+                if self._stopping.is_set():
                     return
                 await self._cell(config, shared)
         finally:
@@ -85,7 +75,7 @@ class Bench:
         reason = ""
         try:
             failure = await self._drive(run, config, engine)
-            if self.stopping.is_set() and not record.complete:
+            if self._stopping.is_set() and not record.complete:
                 status, reason = "interrupted", "interrupted by the user"
             elif failure is not None:
                 status, reason = "failed", f"{type(failure).__name__}: {failure}"
@@ -103,12 +93,12 @@ class Bench:
     async def _drive(self, run: LocalRun, config: Config, engine: RolloutEngine) -> Exception | None:
         """Run it to its end, the deadline or the stop; return what it failed with."""
         job = asyncio.create_task(run.run(engines=[engine]))
-        stop = asyncio.create_task(self.stopping.wait())
+        stop = asyncio.create_task(self._stopping.wait())
         late = None
         try:
             await asyncio.wait({job, stop}, timeout=self._limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not job.done():
-                if not self.stopping.is_set():
+                if not self._stopping.is_set():
                     states = ", ".join(f"{role}: {state}" for role, state in run.states.items())
                     late = TimeoutError(f"not done within --cell-timeout {self._limit_s:g} s ({states})")
                 run.stop("fault" if late else "interrupted")
@@ -125,24 +115,8 @@ class Bench:
         failure = _first(job.exception())
         return failure if isinstance(failure, EngineDead) else late or failure
 
-    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Wait for it; cancel it and return False when the stop comes first."""
-        job = asyncio.create_task(work)
-        stop = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait({job, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if job.done():
-            await job
-            return True
-        job.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await job
-        return False
-
     def _tell(self, event: Event) -> None:
-        """A few bytes into a pipe whose reader does nothing else."""
-        self._sink.write(encode(event))
-        self._sink.flush()
+        self._write(encode(event))
 
 
 def _first(error: BaseException | None) -> Exception | None:
@@ -160,35 +134,9 @@ def _first(error: BaseException | None) -> Exception | None:
     return next((leaf for leaf in leaves if isinstance(leaf, EngineDead)), leaves[0] if leaves else None)
 
 
-async def _main(plan: SeedPlan, sink: BinaryIO) -> int:
-    bench = Bench(plan, sink)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bench.stopping.set)
-    try:
-        await bench.run()
-    except Exception:  # noqa: BLE001 - the outermost frame; the traceback is in the log
-        _log.exception("no further cell can run in this process")
-        return 1
-    return 130 if bench.stopping.is_set() else 0
-
-
-def main() -> None:
-    """Run a plan. Never returns."""
-    parser = argparse.ArgumentParser(description="Runs benchmark cells on one engine (started by the launcher).")
-    parser.add_argument("--plan", required=True, type=Path, help="JSON file written by the launcher")
-    arguments = parser.parse_args()
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher turns Ctrl-C into an order to stop
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)
-    configure()
-    sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the events
-    plan = msgspec.json.decode(arguments.plan.read_bytes(), type=SeedPlan)
-    status = uvloop.run(_main(plan, sink))
-    sys.stderr.flush()
-    # Libraries leave threads and exit handlers behind that can hang; everything that matters is on disk by now.
-    os._exit(status)
+async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
+    await Bench(msgspec.json.decode(plan, type=SeedPlan), tell, stopping).run()
 
 
 if __name__ == "__main__":
-    main()
+    main("Runs benchmark cells on one engine", _work)

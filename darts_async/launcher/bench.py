@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from darts_async.bench.columns import CellResult, TableForm
 from darts_async.bench.plan import Cell
 from darts_async.bench.table import to_csv, to_markdown
 from darts_async.errors import ConfigError
-from darts_async.launcher.bench_process import Interrupts, SeedProcess
+from darts_async.launcher.bench_process import SeedProcess
 from darts_async.launcher.bench_view import BenchView
+from darts_async.launcher.job_process import Interrupts
 from darts_async.launcher.preflight import check, create_run_folder
 
 
@@ -54,11 +54,7 @@ async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, vi
     """Run what is not done yet; return False when interrupted. Raises `ConfigError` before anything starts."""
     todo = [cell for cell in cells if not cell.done]
     view.begin(cells, todo)
-    interrupts = Interrupts()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupts)
-    try:
+    with Interrupts().caught() as interrupts:
         for seed in dict.fromkeys(cell.seed for cell in todo):
             left = [cell for cell in todo if cell.seed == seed]
             while left and not interrupts.first.is_set():
@@ -66,9 +62,6 @@ async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, vi
                     _clear(cell)
                     create_run_folder(check(cell.config, cell.preset))
                 left = await SeedProcess(left, out / f"seed{seed}.log", cell_timeout_s, view, interrupts).run()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
     return not interrupts.first.is_set()
 
 
