@@ -16,6 +16,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from darts_async.config.import_path import call_failed, is_import_path, load_function
+from darts_async.errors import ConfigError
+
 Rewards: TypeAlias = npt.NDArray[np.float32]
 Advantage: TypeAlias = Callable[[Rewards, Rewards], Rewards]
 
@@ -41,7 +44,7 @@ def dr_grpo(rewards: Rewards, baseline_rewards: Rewards) -> Rewards:
     """Return `r - mean` over the baseline set, without the division. [n], [m] -> [n] float32.
 
     Source: Dr. GRPO, "Understanding R1-Zero-like training" (arXiv 2503.20783), section 3. Its other half, dividing the
-    loss by a constant instead of by each response's length, is what the token-level loss of this package does.
+    loss by a constant instead of by each response's length, is `learner.aggregation = "dr_grpo"`.
     """
     if _without_variance(baseline_rewards):
         return np.zeros_like(rewards)
@@ -65,6 +68,30 @@ def rloo(rewards: Rewards, baseline_rewards: Rewards) -> Rewards:
 
 ADVANTAGES: dict[str, Advantage] = {"grpo": grpo, "dr_grpo": dr_grpo, "rloo": rloo}
 """By the name that `learner.advantage` takes."""
+
+
+def find_advantage(name: str, key: str = "learner.advantage") -> Advantage:
+    """Return an estimator by its name or import path.
+
+    A user's own is `function(rewards, baseline_rewards)`, both float32, [n] and [m], after overlong shaping; it returns
+    n numbers. Raises `ConfigError` for a path that cannot be loaded; so does the estimator, when it fails or returns
+    something else.
+    """
+    if not is_import_path(name):
+        return ADVANTAGES[name]
+    function = load_function(key, name, ("rewards", "baseline_rewards"))
+
+    def advantage(rewards: Rewards, baseline_rewards: Rewards) -> Rewards:
+        try:
+            found = np.asarray(function(rewards.copy(), baseline_rewards.copy()), dtype=np.float32)
+        except Exception as error:
+            raise call_failed(key, name, error) from error
+        if found.shape != rewards.shape:
+            rule = f"must return {rewards.size} advantages, one for each reward, not shape {list(found.shape)}"
+            raise ConfigError(key, name, rule, "Return an array like `rewards`.")
+        return found
+
+    return advantage
 
 
 def _without_variance(baseline_rewards: Rewards) -> bool:

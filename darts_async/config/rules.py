@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from darts_async.config.learner_rules import check_learner, check_sampling, learner_warnings
 from darts_async.config.schema import MODE_ETA
+from darts_async.config.shadows import check_shadows
 from darts_async.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ def resolve(config: Config) -> Config:
     config = _resolve_pipeline(_resolve_allocation(config))
     _check_group(config)
     _check_allocation(config)
-    _check_sampling(config)
+    check_learner(config)
+    check_shadows(config)
+    check_sampling(config)
     _check_pipeline(config)
     _check_unfinished(config)
     _check_generator(config)
@@ -44,12 +48,7 @@ def warnings(config: Config) -> list[str]:
             found.append(f"selection.baseline = 'finished' {why}")
         if selection.zero_variance == "rescue":
             found.append(f"selection.zero_variance = 'rescue' {why}")
-    eta = config.pipeline.max_staleness
-    if config.learner.correction == "none" and eta is not None and eta > 1:
-        found.append(
-            f"learner.correction = 'none' with pipeline.max_staleness = {eta}: responses that are several versions old "
-            "are trained on as if the present policy had sampled them; choose `tis`"
-        )
+    found += learner_warnings(config)
     return found
 
 
@@ -140,23 +139,6 @@ def _check_allocation(config: Config) -> None:
             budget,
             f"rule `all` trains on every candidate, so it must equal group.size = {size}",
             f"Set it to {size}, or choose rule `shortest` or `survivor`.",
-        )
-
-
-def _check_sampling(config: Config) -> None:
-    if config.sampling.top_p != 1.0:
-        raise ConfigError(
-            "sampling.top_p",
-            config.sampling.top_p,
-            "must be 1: log-probs of truncated sampling are renormalised and bias the importance ratios",
-            "Remove it; use sampling.temperature to sharpen.",
-        )
-    if config.sampling.top_k not in (-1, 0):
-        raise ConfigError(
-            "sampling.top_k",
-            config.sampling.top_k,
-            "must be -1 (off): log-probs of truncated sampling are renormalised and bias the importance ratios",
-            "Remove it; use sampling.temperature to sharpen.",
         )
 
 

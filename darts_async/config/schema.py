@@ -66,14 +66,15 @@ class TaskSection(Section):
 
 
 class SamplingSection(Section):
-    """[sampling]: how responses are drawn. Full support only: the importance ratios need it."""
+    """[sampling]: how responses are drawn. From the full support, which the importance ratios need."""
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Softmax temperature; the learner's log-probs use the same."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Must be 1: truncated sampling would need a correction of the behaviour log-probs."""
+    """Must be 1 (truncated sampling biases the importance ratios), unless `learner.correction` masks on both sides:
+    `icepop`, `sequence_mask` or `geometric_mask`. Then a warning says what bias is left."""
     top_k: Annotated[int, Field(ge=-1)] = -1
-    """Must be -1 (off), for the same reason."""
+    """Must be -1 or 0 (off), for the same reason and with the same exception."""
 
 
 class GroupSection(Section):
@@ -255,10 +256,12 @@ class LearnerSection(Section):
     """Weight of the entropy bonus."""
 
     correction: str | list[str] = "tis"
-    """Off-policy correction, or several whose weights multiply. `none`; `tis` (token weights, truncated);
+    """Off-policy correction, or several (masks, and at most one that weighs). `none`; `tis` (token weights, truncated);
     `decoupled_ppo` (token weights as they are); `icepop` (token weights, 0 outside two bounds); `sequence_mask` and
     `geometric_mask` (responses whose ratio, as product or geometric mean, leaves two bounds are left out);
-    `outlier_veto` (responses with one token that the policy finds all but impossible are left out)."""
+    `outlier_veto` (responses with one token that the policy finds all but impossible are left out). What is left out
+    still counts in what the loss is divided by. With a weight, the old policy of the loss's ratio is the proximal one
+    (the policy at the step's start), else the behaviour policy."""
     tis_cap: Annotated[float, Field(ge=1)] = 2.0
     """`tis`: cap of the importance weight."""
     icepop_low: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from darts_async.config.schema import LearnerSection
     from darts_async.engines.loss_tokens import LossTokens
 
-__all__ = ["Objective", "terms"]
+__all__ = ["Objective", "diagnostics", "reference_kl", "regularised", "terms"]
 
 
 def terms(
@@ -45,6 +45,22 @@ def terms(
     losses = torch.where(reference.masked, 0.0, reference.weights * found.losses)
     losses = torch.where(_finite(tokens), losses, math.nan)
     return LossTerms(losses, found.clipped & ~reference.masked), reference
+
+
+def regularised(
+    losses: torch.Tensor, tokens: LossTokens, reference: Reference, settings: LearnerSection
+) -> torch.Tensor:
+    """Add the KL to the reference policy and the entropy bonus, where they have a weight, to token losses. [T] -> [T]
+
+    They are part of each token's loss: aggregated as the rest of it, and left out with it where a correction masks the
+    token. No importance weight is put on them.
+    """
+    if settings.kl_weight > 0 and tokens.reference is not None:
+        seen = dataclasses.replace(tokens, policy=torch.where(reference.masked, tokens.reference, tokens.policy))
+        losses = losses + settings.kl_weight * reference_kl(seen)
+    if settings.entropy_weight > 0 and tokens.entropy is not None:
+        losses = losses - settings.entropy_weight * torch.where(reference.masked, 0.0, tokens.entropy)
+    return losses
 
 
 def reference_kl(tokens: LossTokens) -> torch.Tensor:
@@ -68,22 +84,15 @@ class Objective:
     """The configured loss, correction, aggregation and regularisers. Stateless."""
 
     def __init__(self, config: Config) -> None:
+        """Raises `ConfigError` for a loss that cannot be loaded."""
         self._config = config
+        find_loss(config.learner.loss)
 
     def __call__(self, tokens: LossTokens) -> tuple[torch.Tensor, TokenSums]:
-        """Return the weighted sum of the token losses (a scalar with gradient) and the sums of the diagnostics.
-
-        The KL to the reference and the entropy bonus are part of each token's loss, aggregated as the rest of it, and
-        left out with it where a correction masks the token.
-        """
+        """Return the weighted sum of the token losses (a scalar with gradient) and the sums of the diagnostics."""
         settings = self._config.learner
         found, reference = terms(tokens, settings.loss, settings.correction, settings)
-        losses = found.losses
-        if settings.kl_weight > 0 and tokens.reference is not None:
-            seen = dataclasses.replace(tokens, policy=torch.where(reference.masked, tokens.reference, tokens.policy))
-            losses = losses + settings.kl_weight * reference_kl(seen)
-        if settings.entropy_weight > 0 and tokens.entropy is not None:
-            losses = losses - settings.entropy_weight * torch.where(reference.masked, 0.0, tokens.entropy)
+        losses = regularised(found.losses, tokens, reference, settings)
         total = weighted_sum(losses, tokens, self._config)
         sums = diagnostics(tokens, found, reference)
         sums.loss = float(total.detach())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
-from darts_async.algorithms.advantages import ADVANTAGES
+from darts_async.algorithms.group_advantages import GroupAdvantages
 from darts_async.algorithms.packing import pack
 from darts_async.config.paths import model_folder
 from darts_async.engines.loss_tokens import LossTokens
@@ -61,15 +61,17 @@ class PolicyTrainer:
     """A causal language model, its optimiser and the unfinished step."""
 
     def __init__(self, config: Config) -> None:
-        """Load the model folder. Raises what transformers raises for a folder it cannot load."""
+        """Load the model folder. Raises what transformers raises for a folder it cannot load, and `ConfigError` for a
+        function of the user's."""
         settings = config.learner
+        self._advantages = GroupAdvantages(config)
+        self._objective = Objective(config)
         torch.set_num_threads(settings.threads)
         self._source = model_folder(config)
         self._config = config
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
         self._model: Any = self._accelerator.prepare_model(load_model(self._source, config))
         self._policy = PolicyModel(self._model, config)
-        self._objective = Objective(config)
         self._optimiser = StepOptimiser(self._model.parameters(), settings)
         self._sums = TokenSums()
         self._abandoned = threading.Event()
@@ -83,15 +85,10 @@ class PolicyTrainer:
         Blocks for one forward and backward pass per micro-batch; `abandon` ends it after the running one.
         """
         settings = self._config.learner
-        advantage = ADVANTAGES[settings.advantage]
         rows = [
             row
             for group in groups
-            for row in rows_of(
-                group,
-                advantage(group.rewards, group.baseline_rewards),
-                mask_truncated=settings.mask_truncated,
-            )
+            for row in rows_of(group, self._advantages(group), mask_truncated=settings.mask_truncated)
         ]
         sums = TokenSums()
         overhead = _OVERHEAD_TOKENS.get(self._accelerator.device.type, 0)

@@ -6,10 +6,13 @@ objective. Tokens that a correction masks arrive with `policy` equal to the old 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
+from darts_async.config.import_path import is_import_path
 from darts_async.engines.loss_terms import Loss
 from darts_async.engines.losses.cispo import cispo
+from darts_async.engines.losses.custom import load_loss
 from darts_async.engines.losses.gspo import gspo
 from darts_async.engines.losses.ppo_clip import ppo_clip
 
@@ -19,6 +22,10 @@ LOSSES: Final[dict[str, Loss]] = {"ppo_clip": ppo_clip, "gspo": gspo, "cispo": c
 """By the name that `learner.loss` takes."""
 
 
+@lru_cache(maxsize=64)
 def find_loss(name: str, key: str = "learner.loss") -> Loss:
-    """Return a loss by its name."""
-    return LOSSES[name]
+    """Return a loss by its name or import path. `key` is the setting that holds it, for the error message.
+
+    Raises `ConfigError` for a path that cannot be loaded. Names are checked with the config.
+    """
+    return load_loss(key, name) if is_import_path(name) else LOSSES[name]
