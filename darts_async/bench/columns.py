@@ -109,9 +109,10 @@ OFF_POLICY: Final = (
     Column("staleness_max", "largest", "{:.0f}", _summary("staleness", "max")),
     Column("mismatch_kl", "KL", "{:.1e}", _of_steps("mismatch_kl", statistics.fmean)),
     Column("ess", "ESS", "{:.0%}", _of_steps("learner/ess", statistics.fmean)),
+    Column("ess_corrected", "corrected", "{:.0%}", _of_steps("learner/ess_corrected", statistics.fmean)),
     Column("clip_fraction", "clipped", "{:.1%}", _of_steps("learner/clip_fraction", statistics.fmean)),
-    Column("mask_fraction", "masked", "{:.1%}", _of_steps("learner/mask_fraction", statistics.fmean)),
-    Column("capped_fraction", "capped", "{:.1%}", _of_steps("learner/capped_fraction", statistics.fmean)),
+    Column("mask_fraction", "masked", "{:.1%}", _of_steps("learner/masked_fraction", statistics.fmean)),
+    Column("capped_fraction", "capped", "{:.1%}", _of_steps("learner/tis_capped_fraction", statistics.fmean)),
     Column("reward_last", "reward, last 5 steps", "{:.3f}", _of_steps("reward/mean", _last_mean), ranged=True),
     Column("reward_before", "held-out before", "{:.3f}", _summary("eval", "before", "reward")),
     Column("reward_after", "after", "{:.3f}", _summary("eval", "after", "reward"), ranged=True),
@@ -163,8 +164,9 @@ TABLES: Final = {
         (OFF_POLICY,),
         "Means over steps, steps weighing alike; shares are of the loss tokens. `staleness`: versions between a token "
         "and the policy that trains on it, mean over tokens, and the largest of a group. `KL`: of the behaviour policy "
-        "to the policy (k3), before any correction. `ESS`: effective sample size of the factors that tokens' gradients "
-        "are weighted with. `reward`: over all finished candidates.",
+        "to the policy (k3), before any correction. `ESS`: effective sample size of the importance weights; "
+        "`corrected`: of the factors that the setting puts on tokens' gradients (0 where clipped or masked). `reward`: "
+        "over all finished candidates.",
     ),
 }
 """By the name that `--table` takes."""

@@ -97,6 +97,7 @@ def test_the_off_policy_table_by_hand():
         "largest": "1",
         "KL": "2.0e-01",
         "ESS": "75%",
+        "corrected": "",
         "clipped": "",  # not measured
         "masked": "",
         "capped": "",
