@@ -124,6 +124,53 @@ def bench(
     sys.exit(run_table(cells, Path(out).absolute(), TABLES[table], cell_timeout_s=cell_timeout, readme=readme))
 
 
+@cli.command()
+@click.option("--check", is_flag=True, help="Verify the books; exit status 1 names every violation (the first 20).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+def replay(run: str, check: bool, as_json: bool) -> None:
+    """Read the ledger of a run: what became of every candidate and every token.
+
+    RUN is a run folder. Works while the run goes on, and reads only.
+
+    With --check: every candidate that was dispatched ended exactly once, every group was trained at most once, in a
+    step that names it, policy versions increase by one, and tokens balance.
+
+    \b
+        darts-async replay runs/quickstart --check
+    """
+    from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from darts_async.launcher import replay as ledger  # noqa: PLC0415
+
+    result = ledger.replay(Path(run), Console(stderr=True))
+    ledger.show(result, Console(), checked=check, as_json=as_json)
+    sys.exit(1 if result.damage or (check and result.num_violations) else 0)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--no-engine", is_flag=True, help="Skip what needs vLLM: seconds in the place of a minute.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
+def doctor(arguments: tuple[str, ...], no_engine: bool) -> None:
+    """Check a config before a run: every finding with its figure and its remedy. Status 1 when a check fails.
+
+    Tokenizer and ends of responses, lengths, sampling, versions, memory, disk and sockets; then the engine samples a
+    few prompts and the learner scores the same tokens, before and after a swap of the weights.
+
+    \b
+        darts-async doctor
+        darts-async doctor my.toml --sampling.temperature 0.7
+        darts-async doctor my.toml --no-engine
+    """
+    source, overrides = parse_arguments(arguments)
+    from darts_async.config import load_config  # noqa: PLC0415 - late, see above
+    from darts_async.launcher.doctor import examine  # noqa: PLC0415
+
+    sys.exit(examine(load_config(source, overrides), source, engine=not no_engine))
+
+
 def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
     """Split `[CONFIG] [--section.key VALUE | --section.key=VALUE ...]`. Raises `click.UsageError`."""
     source: str | None = None

@@ -38,14 +38,15 @@ class Plan:
 
 def check(config: Config, source: str | None) -> Plan:
     """Check a config against this machine; nothing is written. Raises `ConfigError`."""
-    config = _with_name(config, source)
+    config = with_name(config, source)
     paths = RunPaths.of(config)
-    _check_run_folder(config, paths)
-    weight_bytes = _check_model(config)
-    _check_space(config, paths, weight_bytes)
-    _check_ports(config)
-    _check_engine(config)
-    _check_engine_args(config)
+    check_run_folder(config, paths)
+    weight_bytes = check_model(config)
+    check_positions(config)
+    check_space(config, paths, weight_bytes)
+    check_ports(config)
+    check_engine(config)
+    check_engine_args(config)
     return Plan(config, paths, load_prompts(config), weight_bytes)
 
 
@@ -71,7 +72,8 @@ def create_run_folder(plan: Plan) -> None:
         ) from None
 
 
-def _with_name(config: Config, source: str | None) -> Config:
+def with_name(config: Config, source: str | None) -> Config:
+    """Return the config with `run.name` set: its own, or its file's name and the time."""
     if config.run.name:
         return config
     stem = Path(source).stem if source else "quickstart"
@@ -89,7 +91,8 @@ def _name_taken(config: Config, paths: RunPaths) -> ConfigError:
     )
 
 
-def _check_run_folder(config: Config, paths: RunPaths) -> None:
+def check_run_folder(config: Config, paths: RunPaths) -> None:
+    """The run's name is free and its folder can be made. Raises `ConfigError`."""
     if config.run.name in {".", ".."}:
         raise ConfigError("run.name", config.run.name, "must name a folder", "Choose another name.")
     if paths.root.exists():
@@ -105,8 +108,8 @@ def _check_run_folder(config: Config, paths: RunPaths) -> None:
         )
 
 
-def _check_model(config: Config) -> int:
-    """Return the size of the weights in bytes."""
+def check_model(config: Config) -> int:
+    """The model folder is complete. Return the size of the weights in bytes. Raises `ConfigError`."""
     folder = model_folder(config)
     if not folder.is_dir():
         raise ConfigError(
@@ -122,6 +125,12 @@ def _check_model(config: Config) -> int:
             f"the folder lacks {absent}",
             "Save the model and its tokenizer with `save_pretrained` (safetensors format).",
         )
+    return sum(file.stat().st_size for file in weights)
+
+
+def check_positions(config: Config) -> None:
+    """The model has positions for the longest prompt with the longest response. Raises `ConfigError`."""
+    folder = model_folder(config)
     try:
         limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
     except (OSError, ValueError, AttributeError) as error:
@@ -135,10 +144,10 @@ def _check_model(config: Config) -> int:
             f"prompt and response together ({total} tokens) exceed the model's {limit} positions",
             f"Set it to at most {limit - config.model.max_prompt_tokens}.",
         )
-    return sum(file.stat().st_size for file in weights)
 
 
-def _check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
+def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
+    """Checkpoints fit on the disk, published weights into shared memory. Raises `ConfigError`."""
     existing = next(parent for parent in paths.root.parents if parent.exists())
     checkpoints = 1 + (config.checkpoint.keep + 1 if config.checkpoint.every_steps else 0)
     needs = {existing: (_MIN_FREE_BYTES + checkpoints * weight_bytes, "run.dir", config.run.dir)}
@@ -157,7 +166,8 @@ def _check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
             )
 
 
-def _check_ports(config: Config) -> None:
+def check_ports(config: Config) -> None:
+    """The sockets of `launch.bind` can be bound. Raises `ConfigError`."""
     address = parse_bind(config.launch.bind)
     if address is None:
         return
@@ -176,7 +186,8 @@ def _check_ports(config: Config) -> None:
             ) from None
 
 
-def _check_engine(config: Config) -> None:
+def check_engine(config: Config) -> None:
+    """The packages that the roles need are installed. Raises `ConfigError`."""
     needed = {"torch": "learner", "transformers": "learner", "accelerate": "learner", "safetensors": "learner"}
     if config.generator.engine == "vllm":
         needed["vllm"] = "generator.engine"
@@ -190,7 +201,7 @@ def _check_engine(config: Config) -> None:
             )
 
 
-def _check_engine_args(config: Config) -> None:
+def check_engine_args(config: Config) -> None:
     """The simulated engine is known here; vLLM checks its own arguments, which takes loading it."""
     if config.generator.engine == "sim":
         SimParams.parse(config.generator.engine_args)

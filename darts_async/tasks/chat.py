@@ -30,6 +30,8 @@ from darts_async.tasks.chat_files import read_chat_files
 
 __all__ = ["ChatTokenizer"]
 
+_MARK = "the-answer-itself"
+
 
 class ChatTokenizer:
     """Tokenizer and chat template of one model folder."""
@@ -68,6 +70,41 @@ class ChatTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response, special tokens left out."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def round_trip(self, text: str) -> str:
+        """What is left of a text that was tokenised and read back."""
+        return self._tokenizer.decode(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the tokenizer, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def named_eos_id(self) -> int | None:
+        """Id of the tokenizer's own `eos_token`; None where it names none, or one that it does not have."""
+        name = self._files.special_tokens.get("eos_token")
+        return None if name is None else self._tokenizer.token_to_id(name)
+
+    def end_of_turn(self) -> int | None:
+        """The token that the template puts behind an assistant's answer: what the model has learned to end with.
+
+        None when the template has nothing there, or does not take a conversation that ends with an answer.
+        """
+        messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _MARK}]
+        try:
+            text = self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=False, **self._files.special_tokens
+            )
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return None
+        rest = text.rpartition(_MARK)[2].lstrip()
+        ids = self._tokenizer.encode(rest, add_special_tokens=False).ids
+        return ids[0] if ids else None
+
+    def token(self, token_id: int) -> str:
+        """A token as people know it; empty when there is none of that id."""
+        return self._tokenizer.id_to_token(token_id) or ""
 
     @cached_property
     def fingerprint(self) -> str:
