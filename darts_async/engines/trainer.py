@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,11 @@ from accelerate import Accelerator
 from darts_async.algorithms.group_advantages import GroupAdvantages
 from darts_async.algorithms.packing import pack
 from darts_async.config.paths import model_folder
+from darts_async.engines.frozen import FrozenPolicies
 from darts_async.engines.loss_tokens import LossTokens
 from darts_async.engines.micro_batch import MicroBatch, collate, rows_of
 from darts_async.engines.objective import Objective
+from darts_async.engines.observations import Observations
 from darts_async.engines.optimiser import StepOptimiser
 from darts_async.engines.policy_model import PolicyModel, load_model
 from darts_async.engines.token_sums import TokenSums
@@ -55,6 +57,8 @@ class StepStats:
     """Norm of the mean gradient before clipping; NaN or infinite when skipped for it."""
     lr: float
     sums: TokenSums
+    observed: dict[str, float] = field(default_factory=dict)
+    """Metrics of the shadows, the curves by age and the frozen policies."""
 
 
 class PolicyTrainer:
@@ -72,12 +76,14 @@ class PolicyTrainer:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
         self._model: Any = self._accelerator.prepare_model(load_model(self._source, config))
         self._policy = PolicyModel(self._model, config)
-        self._optimiser = StepOptimiser(self._model.parameters(), settings)
+        self._optimiser = StepOptimiser(self._model.named_parameters(), settings, steps=config.run.steps)
+        self._observations = Observations(config, [p for p in self._model.parameters() if p.requires_grad])
         self._sums = TokenSums()
         self._abandoned = threading.Event()
         self._bad_steps = 0
         self.version = 0
         """The policy version whose weights these are."""
+        self.frozen = FrozenPolicies(config, self._accelerator.device, self._accelerator.autocast)
 
     def accumulate(self, groups: Sequence[TrainGroup]) -> TokenSums:
         """Add the gradient of the groups' summed token losses to the step; return these groups' sums.
@@ -90,17 +96,21 @@ class PolicyTrainer:
             for group in groups
             for row in rows_of(group, self._advantages(group), mask_truncated=settings.mask_truncated)
         ]
+        self.frozen.fill(groups, rows, go_on=self._goes_on)
         sums = TokenSums()
         overhead = _OVERHEAD_TOKENS.get(self._accelerator.device.type, 0)
         for indices in pack([row.num_tokens for row in rows], settings.micro_batch_tokens, overhead).batches:
             if self._abandoned.is_set():
                 break
             sums += self._accumulate(collate([rows[index] for index in indices], self._accelerator.device))
+            self.frozen.take_news()
         self._sums += sums
         return sums
 
     def _accumulate(self, batch: MicroBatch) -> TokenSums:
-        loss, sums = self._objective(self.loss_tokens(batch))
+        tokens = self.loss_tokens(batch)
+        self._observations.observe(tokens, self.version)
+        loss, sums = self._objective(tokens)
         self._accelerator.backward(loss)
         self._optimiser.collect()
         sums.micro_batches = 1
@@ -131,6 +141,7 @@ class PolicyTrainer:
         that flow control, which counts versions, goes on. So does a step without loss tokens (all masked).
         """
         sums, self._sums = self._sums, TokenSums()
+        self._observations.compare(self._optimiser.gradients, self.version)
         update = self._optimiser.apply(
             denominator=sums.denominator, loss=sums.loss, step=self.version, clip=self._accelerator.clip_grad_norm_
         )
@@ -150,9 +161,18 @@ class PolicyTrainer:
                 f"norm {update.grad_norm:g}). Lower learner.lr, or look for rewards that are not numbers."
             )
         self.version += 1
+        self.frozen.refresh(self._model)
         return StepStats(
-            version=self.version, skipped=not update.finite, grad_norm=update.grad_norm, lr=update.lr, sums=sums
+            version=self.version,
+            skipped=not update.finite,
+            grad_norm=update.grad_norm,
+            lr=update.lr,
+            sums=sums,
+            observed=self._observations.finish() | self.frozen.take_metrics(),
         )
+
+    def _goes_on(self) -> bool:
+        return not self._abandoned.is_set()
 
     def abandon(self) -> None:
         """Give the unfinished step up (from any thread): a running `accumulate` returns after its micro-batch."""

@@ -341,7 +341,7 @@ def test_bfloat16_weights_keep_what_they_cannot_represent() -> None:
     from darts_async.engines.optimiser import StepOptimiser
 
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))  # the next number below 1 is 1 - 2**-8
-    optimiser = StepOptimiser([weight], LearnerSection(lr=1e-3))
+    optimiser = StepOptimiser([("weight", weight)], LearnerSection(lr=1e-3), steps=4)
     values = []
     for step in range(4):
         for part in (1.0, 2.0**-10):  # a bfloat16 sum of these would be 1
