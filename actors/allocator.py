@@ -7,15 +7,16 @@ leaves before the selector has accepted the group's plan, so every candidate tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from darts_async.algorithms.allocation import FixedMean
 from darts_async.algorithms.batch_allocation import AllocationRules, BatchAllocation, PromptKey, is_adaptive
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
+from darts_async.algorithms.evaluation import EvalSchedule, EvalScore
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import DEFERRED, Rounds
 from darts_async.algorithms.seeding import rollout_seed
@@ -23,16 +24,18 @@ from darts_async.algorithms.staleness import Admission, lookahead_of
 from darts_async.algorithms.starvation import Starvation
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
-from darts_async.errors import ProtocolError
+from darts_async.errors import LinkBroken, ProtocolError
 from darts_async.messages import (
     AllocatorHello,
     Credits,
     EvalResult,
+    EvaluationDone,
     GroupComplete,
     GroupOutcome,
     GroupPlan,
     PlanAccepted,
     PlanReply,
+    PolicyScored,
     ReplaceCandidate,
     RolloutRequest,
     RunComplete,
@@ -84,6 +87,9 @@ class _Allocator:
         self._links = links
         self._config = config
         self._prompts = prompts
+        self._schedule = EvalSchedule.of(config)
+        self._evaluated = 0
+        """Evaluations of versions up to this one are over."""
         self._adaptive: BatchAllocation | None = None
         if is_adaptive(config):
             keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in prompts.train]
@@ -102,6 +108,7 @@ class _Allocator:
             num_eval_prompts=len(prompts.held_out),
             eval_samples=config.eval.samples,
             rounds=Rounds(config.group.groups_per_step, config.queues.oversample_groups, config.pipeline.unfinished),
+            schedule=self._schedule,
         )
         self._wake = asyncio.Event()
         self._accepted: dict[int, asyncio.Future[None]] = {}
@@ -121,6 +128,8 @@ class _Allocator:
         while True:
             peer, message = await self._links.rollouts.recv()
             if isinstance(message, Credits):
+                if self._evaluated and peer not in self._dispatcher.credits.peers:
+                    await self._links.rollouts.send(peer, EvaluationDone(version=self._evaluated))
                 self._dispatcher.credits.grant(peer, message.granted_total)
             elif self._adaptive is not None:
                 self._adaptive.measured(message.concurrency.tolist(), message.per_token_s.tolist())
@@ -129,8 +138,10 @@ class _Allocator:
     async def take_versions(self) -> None:
         while True:
             update = await self._links.policy.recv()
-            self._dispatcher.published(update.version)
+            self._dispatcher.published(update.version, last=update.last)
             self._wake.set()
+            if not self._prompts.held_out and self._schedule.is_due(update.version):
+                await self._evaluation_over(update.version)  # there is nothing to evaluate with
             every = self._config.checkpoint.every_steps
             if every and update.version and update.version % every == 0:
                 await self.save()
@@ -172,19 +183,34 @@ class _Allocator:
                 _log.warning("%s", text)
                 await self._links.supervisor.send(Warn(role="allocator", rank=self._links.rank, text=text))
             return
-        label: Literal["before", "after"] = "before" if self._dispatcher.phase == "before" else "after"
         lengths = tuple(length.tokens for length in outcome.lengths if not length.censored)
         score = self._dispatcher.evaluated(outcome.group_id, outcome.rewards, lengths)
         if score is not None:
-            await self._links.supervisor.send(
-                EvalResult(
-                    label=label,
-                    policy_version=self._dispatcher.admission.version,
-                    reward=score.reward,
-                    response_length=score.response_length,
-                    num_rollouts=score.num_rollouts,
-                )
+            await self._scored(score)
+
+    async def _scored(self, score: EvalScore) -> None:
+        """Tell everyone who waits for it: the replicas that hold the version, the learner, and the launcher."""
+        if score.label == "during":
+            await self._evaluation_over(score.version)
+        if score.label != "before" and self._schedule.every_steps:
+            await self._links.policy.send(
+                PolicyScored(version=score.version, reward=score.reward, response_length=score.response_length)
             )
+        await self._links.supervisor.send(
+            EvalResult(
+                label=score.label,
+                policy_version=score.version,
+                reward=score.reward,
+                response_length=score.response_length,
+                num_rollouts=score.num_rollouts,
+            )
+        )
+
+    async def _evaluation_over(self, version: int) -> None:
+        self._evaluated = max(self._evaluated, version)
+        for peer in self._dispatcher.credits.peers:
+            with contextlib.suppress(LinkBroken):  # whoever is gone waits for nothing; the launcher sees it
+                await self._links.rollouts.send(peer, EvaluationDone(version=self._evaluated))
 
     async def dispatch(self) -> None:
         while self._dispatcher.phase != "complete":

@@ -22,7 +22,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.latency_probe import LatencyProbe
+from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
 from darts_async.engines import RolloutEngine, make_rollout_engine
 from darts_async.engines.response import ResponseBuffer
@@ -30,6 +32,8 @@ from darts_async.errors import EngineDead, ProtocolError, RolloutError, Transpor
 from darts_async.messages import (
     CancelRollouts,
     Credits,
+    EvaluationDone,
+    FromAllocator,
     GeneratorHello,
     LatencySamples,
     ParkRollouts,
@@ -39,16 +43,21 @@ from darts_async.messages import (
     RolloutEnded,
     RolloutRequest,
     StreamEnd,
+    StreamRollouts,
     Trajectory,
+    TrajectoryChunk,
 )
 from darts_async.metrics import BusyClock, percentile
+from darts_async.runtime.chunk_outbox import ChunkOutbox
 from darts_async.runtime.links import GeneratorLinks
 
 _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
 _EARLY_CANCELS: Final = 1 << 14
-"""Cancels (and parks) of unknown candidates that are remembered; nearly all of them are of candidates that have just
-ended."""
+"""Cancels (parks, streams) of unknown candidates that are remembered; nearly all of them are of candidates that have
+just ended."""
+_WAITING_CHUNKS: Final = 256
+"""Chunks that may wait for the learner; beyond it a candidate's stream is given up."""
 _SAMPLES: Final = 1 << 16
 _ERROR_CHARS: Final = 2000
 _T = TypeVar("_T")
@@ -100,6 +109,9 @@ class _Candidate:
         self.parked = False
         """An abort of it in the engine was a pause, unless it was cancelled since."""
         self.cancelled = False
+        self.buffer = ResponseBuffer()
+        self.num_streamed: int | None = None
+        """Tokens of it that were sent on to the learner; None if it is not streamed."""
         self.cancel_latency_s: asyncio.Future[float] | None = None
         """Set when the engine's abort has returned; None if no abort was sent for it."""
 
@@ -123,6 +135,9 @@ class _Replica:
         self._tasks: set[asyncio.Task[None]] = set()
         self._early_cancels: OrderedDict[int, bool] = OrderedDict()
         self._early_parks: OrderedDict[int, int] = OrderedDict()
+        self._early_streams: OrderedDict[int, bool] = OrderedDict()
+        self._chunk_tokens = config.queues.chunk_tokens
+        self._chunks = ChunkOutbox(_WAITING_CHUNKS)
         self._idle = asyncio.Event()
         """No candidate is in the engine."""
         self._idle.set()
@@ -130,17 +145,18 @@ class _Replica:
         """No swap is under way that has to find the engine empty."""
         self._may_start.set()
         self._between_batches = config.pipeline.mode == "one_step_off"
-        self._granted = config.generator.max_num_seqs
+        schedule = EvalSchedule.of(config)
+        self._granted = config.generator.max_num_seqs + schedule.reserve
         self._num_taken = 0
         self._credit_news = asyncio.Event()
         self._progress: dict[int, int] = {}
         self._progress_news = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._wanted: PolicyUpdate | None = None
+        self._swaps = SwapOrder(schedule)
         self._update_news = asyncio.Event()
         self._clock = BusyClock()
         self._probe = LatencyProbe()
-        self._counts = {"trajectories": 0, "cancelled": 0, "failed": 0, "parked": 0, "tokens": 0}
+        self._counts = dict.fromkeys(("trajectories", "cancelled", "failed", "parked", "tokens", "streams_dropped"), 0)
         self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
 
@@ -159,6 +175,7 @@ class _Replica:
             outgoing = [
                 group.create_task(self._grant_credits()),
                 group.create_task(self._flush_progress()),
+                group.create_task(self._send_chunks()),
                 group.create_task(self._measure()),
                 group.create_task(self._watch_engine()),
             ]
@@ -178,7 +195,14 @@ class _Replica:
 
     async def _take_requests(self) -> None:
         while True:
-            self._accept(await self._links.rollouts.recv())
+            self._take(await self._links.rollouts.recv())
+
+    def _take(self, message: FromAllocator) -> None:
+        if isinstance(message, EvaluationDone):
+            self._swaps.evaluated(message.version)
+            self._update_news.set()
+        else:
+            self._accept(message)
 
     def _accept(self, request: RolloutRequest) -> None:
         self._num_taken += 1
@@ -191,6 +215,8 @@ class _Replica:
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
         )
         candidate.min_version = max(candidate.min_version, self._early_parks.pop(request.candidate_id, 0))
+        if self._early_streams.pop(request.candidate_id, False):
+            candidate.num_streamed = 0
         if candidate.cancelled or self._engine.version >= candidate.min_version:
             candidate.released.set()
         task = self._group.create_task(self._see_through(candidate), name=f"candidate-{request.candidate_id}")
@@ -206,6 +232,7 @@ class _Replica:
         if isinstance(message, Trajectory):
             self._counts["trajectories"] += 1
         else:
+            self._stop_streaming(candidate)
             self._counts[message.reason] += 1
         async with self._sending:
             await self._links.trajectories.send(message)
@@ -213,7 +240,7 @@ class _Replica:
         self._credit_news.set()
 
     async def _outcome(self, candidate: _Candidate) -> Trajectory | RolloutEnded:
-        buffer = ResponseBuffer()
+        buffer = candidate.buffer
         try:
             while True:
                 while not (candidate.released.is_set() and self._may_start.is_set()):
@@ -251,6 +278,7 @@ class _Replica:
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
                         self._progress_news.set()
+                        self._stream(candidate)
         finally:
             self._clock.change(-1)
             self._probe.ended(candidate.request.candidate_id)
@@ -290,6 +318,49 @@ class _Replica:
                 message = Progress(replica=self._links.rank, candidate_ids=ids, num_tokens=tokens)
                 await self._links.trajectories.send(message)
 
+    # --- token streaming ------------------------------------------------------------------------------------------
+
+    def _stream(self, candidate: _Candidate) -> None:
+        """Send what a streamed candidate has, once that is a chunk more than the learner has. Never waits."""
+        start = candidate.num_streamed
+        if start is None or candidate.cancelled or candidate.buffer.num_tokens - start < self._chunk_tokens:
+            return
+        tokens = candidate.buffer.tokens_from(start)
+        prompt = candidate.request.prompt_tokens
+        chunk = TrajectoryChunk(
+            candidate_id=candidate.request.candidate_id,
+            start=start,
+            prompt_tokens=prompt if start == 0 else prompt[:0],
+            response_tokens=tokens,
+        )
+        if self._chunks.put(chunk):
+            candidate.num_streamed = start + tokens.size
+        else:
+            candidate.num_streamed = None
+            self._counts["streams_dropped"] += 1
+
+    def _stop_streaming(self, candidate: _Candidate) -> None:
+        """It will not be trained on: tell the learner, if it has heard of it."""
+        if candidate.num_streamed:
+            self._chunks.drop(candidate.request.candidate_id)
+        candidate.num_streamed = None
+
+    def _begin_streams(self, message: StreamRollouts) -> None:
+        if not self._chunk_tokens:
+            return
+        for candidate_id in message.candidate_ids:
+            candidate = self._live.get(candidate_id)
+            if candidate is None:
+                _remember(self._early_streams, candidate_id, True)
+            elif candidate.num_streamed is None and not candidate.cancelled:
+                candidate.num_streamed = 0
+                if candidate.buffer.finish_reason not in {"stop", "length"}:
+                    self._stream(candidate)
+
+    async def _send_chunks(self) -> None:
+        while True:
+            await self._links.chunks.send(await self._chunks.take())
+
     # --- cancels --------------------------------------------------------------------------------------------------
 
     async def _take_cancels(self) -> None:
@@ -297,6 +368,8 @@ class _Replica:
             message = await self._links.cancels.recv()
             if isinstance(message, ParkRollouts):
                 await self._park(message)
+            elif isinstance(message, StreamRollouts):
+                self._begin_streams(message)
             elif isinstance(message, CancelRollouts):
                 await self._cancel(message)
 
@@ -309,6 +382,7 @@ class _Replica:
                 _remember(self._early_cancels, candidate_id, True)
             elif not candidate.cancelled:
                 candidate.cancelled = True
+                self._stop_streaming(candidate)
                 if candidate.released.is_set():
                     candidate.cancel_latency_s = asyncio.get_running_loop().create_future()
                     running.append(candidate)
@@ -347,28 +421,28 @@ class _Replica:
 
     async def _take_updates(self) -> None:
         while True:
-            update = await self._links.policy.recv()
-            if self._wanted is None or update.version >= self._wanted.version:
-                self._wanted = update
+            self._swaps.published(await self._links.policy.recv())
             self._update_news.set()
 
     async def _apply_updates(self, stopping: asyncio.Event) -> None:
-        """Apply the newest published version, one at a time; versions that were overtaken are never loaded."""
+        """Apply what `SwapOrder` says, one at a time; versions that were overtaken are loaded only for evaluation."""
         while True:
             await self._update_news.wait()
             self._update_news.clear()
+            while not stopping.is_set() and self._swaps.next() is not None:
+                if self._between_batches:
+                    await self._idle.wait()
+                    if stopping.is_set():
+                        return
+                    self._may_start.clear()
+                try:
+                    update = self._swaps.next()
+                    if update is not None:
+                        await self._apply(update)
+                finally:
+                    self._may_start.set()
             if stopping.is_set():
                 return
-            if self._between_batches:
-                await self._idle.wait()
-                if stopping.is_set():
-                    return
-                self._may_start.clear()
-            try:
-                if self._wanted is not None:
-                    await self._apply(self._wanted)
-            finally:
-                self._may_start.set()
 
     async def _apply(self, update: PolicyUpdate) -> None:
         before = self._engine.version
@@ -377,7 +451,7 @@ class _Replica:
         try:
             await self._engine.update_weights(update.version, update.weights)
         except ProtocolError as error:
-            if self._wanted is update:
+            if self._swaps.next() is update:
                 raise
             _log.warning("version %d was overtaken while it was loaded: %s", update.version, error)
             return
@@ -390,6 +464,7 @@ class _Replica:
         for candidate in self._live.values():
             if self._engine.version >= candidate.min_version:
                 candidate.released.set()
+        self._swaps.served(self._engine.version)
         applied = PolicyApplied(replica=self._links.rank, version=self._engine.version, update_ms=update_ms)
         await self._links.policy.send(applied)
 
@@ -402,12 +477,12 @@ class _Replica:
             while misses < 2:  # now and then a link lets other tasks run, which looks like having nothing
                 try:
                     async with asyncio.timeout(0):  # takes what is there, waits for nothing
-                        request = await self._links.rollouts.recv()
+                        message = await self._links.rollouts.recv()
                 except TimeoutError:
                     misses += 1
                 else:
                     misses = 0
-                    self._accept(request)
+                    self._take(message)
         for candidate in self._live.values():
             candidate.cancelled = True
             candidate.released.set()

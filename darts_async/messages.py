@@ -202,6 +202,12 @@ class RolloutRequest(Message, frozen=True, kw_only=True):
             raise ValueError("a rollout needs a prompt")
 
 
+class EvaluationDone(Message, frozen=True, kw_only=True):
+    """The evaluation of this version, and of all before it, is over: replicas that serve it may go on to later ones."""
+
+    version: NonNegative
+
+
 class LatencySamples(Message, frozen=True, kw_only=True):
     """Per-token latency that a replica measured, by how many candidates were decoding (for the budget)."""
 
@@ -404,6 +410,8 @@ class StepDone(Message, frozen=True, kw_only=True):
     version: NonNegative
     """The policy version that the step made."""
     group_ids: GroupIds
+    last: bool = False
+    """Training ends with this step: whatever else is under way will not be trained."""
 
 
 class GroupSwept(Message, frozen=True, kw_only=True):
@@ -423,7 +431,7 @@ class PolicyUpdate(Message, frozen=True, kw_only=True):
     weights: LongText
     """Path of the safetensors file; empty for version 0 (the model folder itself)."""
     last: bool = False
-    """Training ends with this version, before `run.steps`: a limit on time or tokens was reached."""
+    """Training ends with this version: `run.steps` are done, or a limit on time or tokens was reached."""
 
 
 class PolicyApplied(Message, frozen=True, kw_only=True):
@@ -526,6 +534,7 @@ class Stop(Message, frozen=True, kw_only=True):
 
 
 FromGenerator: TypeAlias = Credits | LatencySamples
+FromAllocator: TypeAlias = RolloutRequest | EvaluationDone
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome

@@ -23,10 +23,18 @@ class CreditBook:
         """Candidates that can be sent to a replica now."""
         return self._granted.get(peer, 0) - self._spent.get(peer, 0)
 
-    def pick(self, num_candidates: int) -> str | None:
-        """Return the replica with the most free credits that can take all of a group, or None. Ties: by name."""
+    def pick(self, num_candidates: int, reserve: int = 0) -> str | None:
+        """Return the replica with the most free credits that can take all of a group, or None. Ties: by name.
+
+        reserve: credits of each replica that this group may not use.
+        """
         best = min(self._granted, key=lambda peer: (-self.free(peer), peer), default=None)
-        return best if best is not None and self.free(best) >= num_candidates else None
+        return best if best is not None and self.free(best) - reserve >= num_candidates else None
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Replicas that have granted any, by name."""
+        return tuple(sorted(self._granted))
 
     def spend(self, peer: str, num_candidates: int) -> None:
         """Candidates were sent. Raises `ValueError` when the replica has not granted that many."""

@@ -2,7 +2,8 @@
 
 A run goes through the phases `before` (held-out set at version 0), `train`, `after` (held-out set at the last version)
 and `complete`. Within `train` a group starts when admission allows it and one replica has credits for all of its
-candidates. Pure: events come in as method calls, jobs come out of `next_job`.
+candidates; the held-out set at a version of the schedule goes before further training groups, so that no replica waits
+long with the next version. Pure: events come in as method calls, jobs come out of `next_job`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from darts_async.algorithms.allocation import Allotment, Allotter
 from darts_async.algorithms.credits import CreditBook
+from darts_async.algorithms.evaluation import EvalLabel, EvalSchedule, EvalScore, Evaluation
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import Rounds, Unfinished
 from darts_async.algorithms.staleness import Admission
@@ -29,7 +31,7 @@ class GroupJob:
     num_candidates: int
     purpose: Literal["train", "eval"]
     policy_version: int
-    """Lower bound on the version of every token."""
+    """Lower bound on the version of every token; of an evaluation, the version."""
     peer: str
     unfinished: Unfinished = "keep"
     """What becomes of it when a step is filled while it is unfinished."""
@@ -46,15 +48,6 @@ class ReplacementJob:
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class EvalScore:
-    """Means over an evaluation, and how many responses they are over."""
-
-    reward: float
-    response_length: float
-    num_rollouts: int
-
-
 class Dispatcher:
     """The allocator's state machine. `credits` and `admission` are its books; it alone spends from them."""
 
@@ -68,6 +61,7 @@ class Dispatcher:
         num_eval_prompts: int,
         eval_samples: int,
         rounds: Rounds | None = None,
+        schedule: EvalSchedule = EvalSchedule(),  # noqa: B008 - frozen
     ) -> None:
         self.credits = CreditBook()
         self.admission = admission
@@ -82,31 +76,18 @@ class Dispatcher:
         self._replacements: deque[tuple[int, int]] = deque()
         self._pending: dict[bool, Allotment] = {}
         """Drawn and waiting for credits, by kind of round."""
-        self._eval_next = 0
-        self._eval_open: set[int] = set()
-        self._eval_rewards: list[float] = []
-        self._eval_lengths: list[int] = []
+        self._schedule = schedule
+        self._evaluation: Evaluation | None = None
+        self._due: deque[int] = deque()
+        """Versions to evaluate while training goes on, once the evaluation under way is over."""
+        self._is_over = False
+        """The last version is published: nothing more is started for training."""
         self.phase: Phase = "before"
         self._start_phase("before" if num_eval_prompts else "train")
 
     def next_job(self) -> GroupJob | ReplacementJob | None:
         """Return what can be sent now and book it, or None: then only an event can change that."""
-        if self._replacements:
-            group_id, candidate = self._replacements[0]
-            peer = self._peer_of.get(group_id)
-            if peer is None:
-                self._replacements.popleft()
-                return self.next_job()
-            if self.credits.free(peer) < 1:
-                return None  # a replacement goes before new groups: its siblings wait for it
-            self._replacements.popleft()
-            self.credits.spend(peer, 1)
-            return ReplacementJob(group_id, candidate, peer)
-        if self.phase == "train":
-            return self._next_train()
-        if self.phase in ("before", "after"):
-            return self._next_eval()
-        return None
+        return self._next_eval() or self._next_replacement() or self._next_train()
 
     def replace(self, group_id: int, candidate_id: int) -> None:
         """The selector asks for a candidate in the place of one that failed."""
@@ -120,42 +101,63 @@ class Dispatcher:
 
     def evaluated(self, group_id: int, rewards: tuple[float, ...], lengths: tuple[int, ...]) -> EvalScore | None:
         """A group of the held-out set is scored; return the evaluation's result when it was the last one."""
-        if group_id not in self._eval_open:
+        evaluation = self._evaluation
+        if evaluation is None or not evaluation.ended(group_id, rewards, lengths):
             return None
         self._peer_of.pop(group_id, None)
-        self._eval_open.remove(group_id)
-        self._eval_rewards += rewards
-        self._eval_lengths += lengths
-        if self._eval_open or self._eval_next < self._num_eval:
-            return None
-        count = len(self._eval_rewards)
-        score = EvalScore(
-            reward=sum(self._eval_rewards) / count if count else float("nan"),
-            response_length=sum(self._eval_lengths) / count if count else float("nan"),
-            num_rollouts=count,
-        )
-        self._start_phase("train" if self.phase == "before" else "complete")
+        score = evaluation.score
+        if score is not None:
+            self._evaluation = None
+            if score.label == "during":
+                self._advance()
+            else:
+                self._start_phase("train" if score.label == "before" else "complete")
         return score
 
-    def published(self, version: int) -> None:
-        """The learner published a version."""
+    def published(self, version: int, *, last: bool = False) -> None:
+        """The learner published a version; with `last` (or the last step's version) training is over."""
+        due = self._schedule.due_between(self.admission.version, version)
         self.admission.published(version)
         self.rounds.published(version)
+        self._is_over = self._is_over or last or version >= self._steps
+        if self._num_eval:
+            # The last version's is the evaluation of phase `after`.
+            self._due.extend(v for v in due if not (self._is_over and v == self.admission.version))
         self._advance()
 
     def _advance(self) -> None:
         if not self._allocation.waits or self.admission.is_settled:
             self._allocation.published(self.admission.version)
-        if self.phase == "train" and self.admission.done and self.admission.version >= self._steps:
+        if self.phase != "train" or self._evaluation is not None:
+            return
+        if self._due:
+            self._evaluation = Evaluation("during", self._due.popleft(), self._num_eval)
+        elif self._is_over and self.admission.is_settled:
             self._start_phase("after" if self._num_eval else "complete")
 
     def _start_phase(self, phase: Phase) -> None:
         self.phase = phase
-        self._eval_next = 0
-        self._eval_rewards = []
-        self._eval_lengths = []
+        if phase in ("before", "after"):
+            label: EvalLabel = "before" if phase == "before" else "after"
+            self._evaluation = Evaluation(label, self.admission.version, self._num_eval)
+
+    def _next_replacement(self) -> ReplacementJob | None:
+        while self._replacements:
+            group_id, candidate = self._replacements[0]
+            peer = self._peer_of.get(group_id)
+            if peer is not None and self.credits.free(peer) - self._schedule.reserve < 1:
+                return None
+            self._replacements.popleft()
+            if peer is not None:
+                self.credits.spend(peer, 1)
+                return ReplacementJob(group_id, candidate, peer)
+        return None
 
     def _next_train(self) -> GroupJob | None:
+        if self.phase != "train" or self._is_over or self._replacements:
+            return None  # a replacement goes before new groups: its siblings wait for it
+        if self._evaluation is not None and not self._evaluation.all_started:
+            return None
         self.admission.oversample_groups = self.rounds.oversample_groups
         if not (self.rounds.is_open and self.admission.may_dispatch()):
             return None
@@ -165,31 +167,38 @@ class Dispatcher:
                 return None  # the outcomes that the next draw is to know are on their way
             self._pending[lane] = self._allocation.draw(lambda: self.rounds.next_prompt(self._order.next), lane=lane)
         drawn = self._pending[lane]
-        peer = self.credits.pick(drawn.num_candidates)
+        peer = self.credits.pick(drawn.num_candidates, reserve=self._schedule.reserve)
         if peer is None:
             return None
-        job = self._book(drawn.prompt_index, drawn.num_candidates, "train", peer, drawn.rule)
+        version = self.admission.version
+        job = self._book(drawn.prompt_index, drawn.num_candidates, "train", version, peer, drawn.rule)
         del self._pending[lane]
         self.admission.dispatched(job.group_id)
         return job
 
     def _next_eval(self) -> GroupJob | None:
-        if self._eval_next >= self._num_eval:
+        evaluation = self._evaluation
+        if evaluation is None or evaluation.all_started:
             return None
         peer = self.credits.pick(self._eval_samples)
         if peer is None:
             return None
-        job = self._book(self._eval_next, self._eval_samples, "eval", peer)
-        self._eval_next += 1
-        self._eval_open.add(job.group_id)
+        job = self._book(evaluation.num_started, self._eval_samples, "eval", evaluation.version, peer)
+        evaluation.started(job.group_id)
         return job
 
     def _book(
-        self, prompt_index: int, num_candidates: int, purpose: Literal["train", "eval"], peer: str, rule: str = ""
+        self,
+        prompt_index: int,
+        num_candidates: int,
+        purpose: Literal["train", "eval"],
+        version: int,
+        peer: str,
+        rule: str = "",
     ) -> GroupJob:
         self.credits.spend(peer, num_candidates)
         group_id = self._next_group
         self._next_group += 1
         self._peer_of[group_id] = peer
         unfinished = self.rounds.unfinished if purpose == "train" else "keep"
-        return GroupJob(group_id, prompt_index, num_candidates, purpose, self.admission.version, peer, unfinished, rule)
+        return GroupJob(group_id, prompt_index, num_candidates, purpose, version, peer, unfinished, rule)

@@ -6,6 +6,9 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 - groups reach the learner in the order the planner releases them;
 - after `freeze` (the run is being stopped) nothing new is decided: final reports and the learner's answers still
   count, and `close` ends the rest as `cancelled_shutdown`;
+- after the learner's last step the same holds for every training group, and what runs of them is stopped at once, so
+  that the last evaluation has the engines to itself;
+- a response of an evaluation counts only if all of its tokens are of the version that is evaluated;
 - a message about something unknown is counted, never fatal; a repeated one changes nothing.
 """
 
@@ -15,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from darts_async.algorithms.books import Books
-from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted
+from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted, Stream
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
 from darts_async.algorithms.live_group import LiveGroup
 from darts_async.algorithms.rounds import DEFERRED
@@ -25,6 +28,7 @@ from darts_async.algorithms.zero_variance import ZeroVariance
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     MAX_CANDIDATES,
+    ChunksDropped,
     GroupComplete,
     GroupPlan,
     GroupSwept,
@@ -57,9 +61,12 @@ class Selector:
         max_response_tokens: int,
         baseline: Literal["selected", "finished"] = "selected",
         zero_variance: ZeroVariance = "keep",
+        stream_tokens: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`clock`: seconds, monotonic; only measures how long groups wait, decides nothing."""
+        """`stream_tokens`: have candidates that are certain to be kept streamed to the learner while they decode.
+
+        `clock`: seconds, monotonic; only measures how long groups wait, decides nothing."""
         self.books = Books(max_response_tokens)
         self.num_unasked = 0
         """Candidates that a generator cancelled by itself, before the order to stop was here."""
@@ -70,6 +77,7 @@ class Selector:
         self._run_seed = run_seed
         self._wait_for_all_rewards = baseline == "finished"
         self._zero_variance: ZeroVariance = zero_variance
+        self._stream_tokens = stream_tokens
         self._clock = clock
         self._groups: dict[int, LiveGroup] = {}
         self._known: set[int] = set()
@@ -77,6 +85,7 @@ class Selector:
         self._num_live = 0
         self._version = 0
         self._frozen = False
+        self._training_over = False
         self._effects = Effects()
 
     @property
@@ -132,7 +141,9 @@ class Selector:
             self.books.planned(plan)
             self._planner.dispatched(plan.group_id, plan.dispatch_version)
         self._effects.replies.append((peer, PlanAccepted(group_id=plan.group_id)))
-        if plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version):
+        if plan.purpose == "train" and self._training_over:
+            self._stop(self._groups[plan.group_id])  # its plan was on its way here when training ended
+        elif plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version):
             # Its step was filled while the plan was on its way here.
             self._apply(self._groups[plan.group_id], self._groups[plan.group_id].state.abandon(DEFERRED))
 
@@ -147,14 +158,19 @@ class Selector:
             if group is None:
                 self._late(candidate, "progress")
                 continue
+            if self._training_over and group.trains:
+                continue
             try:
                 decision = group.state.on_progress(candidate % MAX_CANDIDATES, tokens)
             except KeyError:
                 self._stray(f"progress of candidate {candidate}, which its group does not have")
                 continue
+            first_sight = group.replica is None
             group.replica = replica
             if decision is not NOTHING:
                 self._apply(group, decision)
+            elif first_sight:
+                self._stream(group)
 
     def on_trajectory(self, message: Trajectory) -> None:
         """A response that finished."""
@@ -167,7 +183,11 @@ class Selector:
         capped = message.finish_reason == "length"
         if not self._report(group, message.candidate_id, length, "capped" if capped else "finished"):
             return
-        if self._frozen:
+        if self._is_closed(group):
+            return
+        if not group.trains and any(span.version != group.plan.dispatch_version for span in message.version_spans):
+            self._stray(f"evaluation of version {group.plan.dispatch_version} got {message.version_spans}")
+            self._fail(group, index, "policy_version")
             return
         if group.state.candidate(index).status is Status.RUNNING:
             group.hold(index, message, self._clock())
@@ -192,9 +212,9 @@ class Selector:
         if on_order:
             group.state.on_progress(index, message.num_tokens)
         if message.reason == "failed":
-            if status is Status.RUNNING and not self._frozen:
+            if status is Status.RUNNING and not self._is_closed(group):
                 self._fail(group, index, "engine")
-        elif not on_order and not self._frozen:
+        elif not on_order and not self._is_closed(group):
             # A generator that is being stopped aborts everything, and its report may be here before our own order
             # to stop: nothing is decided, `close` ends the candidate. Otherwise the gauge shows why a group hangs.
             self.num_unasked += 1
@@ -204,14 +224,14 @@ class Selector:
     def on_reward(self, candidate: int, value: float) -> None:
         """A score is in. Too late for a group that is gone: nobody waits for it."""
         group = self._groups.get(group_of(candidate))
-        if group is None or self._frozen:
+        if group is None or self._is_closed(group):
             return
         self._apply(group, group.state.on_reward(index_of(candidate), value))
 
     def on_reward_failed(self, candidate: int, kind: str) -> None:
         """A response could not be scored: its candidate failed."""
         group = self._groups.get(group_of(candidate))
-        if group is None or self._frozen:
+        if group is None or self._is_closed(group):
             return
         self._fail(group, index_of(candidate), f"reward_{kind}")
 
@@ -229,6 +249,8 @@ class Selector:
                 self._end_kept(group, "trained", version=message.version)
         values = self.books.step_done(message)
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
+        if message.last:
+            self._end_training()
 
     def on_swept(self, message: GroupSwept) -> None:
         """The learner refused a group at its door."""
@@ -278,8 +300,29 @@ class Selector:
         if group.trains and not group.announced and group.state.all_decided:
             group.announced = True
             self._effects.replies.append((group.peer, GroupComplete(group_id=group_id)))
+        if self._stream_tokens:
+            self._unstream(group, [index for index, verdict in decision.verdicts if verdict != "kept"])
+            self._stream(group)
         if decision.complete:
             self._complete(group, decision)
+
+    def _stream(self, group: LiveGroup) -> None:
+        """Have the tokens of candidates sent on that are certain to be kept, once it is known who has the group."""
+        if not self._stream_tokens or not group.trains or group.replica is None:
+            return
+        new = [index for index in group.state.certain if index not in group.streamed]
+        if new:
+            group.streamed.update(new)
+            ids = tuple(candidate_id(group.plan.group_id, index) for index in new)
+            self._effects.cancels.append(Stream(group.replica, ids))
+
+    def _unstream(self, group: LiveGroup, indices: Sequence[int]) -> None:
+        """Have the learner forget what it was sent of candidates that are not kept after all."""
+        dropped = sorted(group.streamed.intersection(indices))
+        if dropped:
+            group.streamed.difference_update(dropped)
+            ids = tuple(candidate_id(group.plan.group_id, index) for index in dropped)
+            self._effects.groups.append(ChunksDropped(candidate_ids=ids))
 
     def _complete(self, group: LiveGroup, decision: Decision) -> None:
         group_id = group.plan.group_id
@@ -300,12 +343,29 @@ class Selector:
         self._release(self._planner.dropped(group_id))
 
     def _release(self, released: Sequence[tuple[int, int]]) -> None:
-        if self._frozen:
+        if self._frozen or self._training_over:
             return
         for group_id, step in released:
             self._effects.groups.append(self._groups[group_id].train_group(step))
         if released and self._planner.filling > released[0][1]:
             self._step_filled(self._groups[released[-1][0]])
+
+    def _end_training(self) -> None:
+        """The learner made its last version: stop what still decodes for a later one. `close` ends the candidates."""
+        self._training_over = True
+        self._effects.groups.clear()
+        for group in self._groups.values():
+            if group.trains and not group.ended:
+                self._stop(group)
+
+    def _stop(self, group: LiveGroup) -> None:
+        if group.state.running:
+            ids = tuple(candidate_id(group.plan.group_id, index) for index in group.state.running)
+            self._effects.cancels.append(Cancel(group.replica, ids))
+
+    def _is_closed(self, group: LiveGroup) -> bool:
+        """Whether nothing is decided any more about a group."""
+        return self._frozen or (self._training_over and group.trains)
 
     def _step_filled(self, last: LiveGroup) -> None:
         """The last slot of a step is taken: what is unfinished is deferred, or pauses until the next version.

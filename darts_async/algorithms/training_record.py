@@ -128,6 +128,15 @@ class TrainingRecord:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     @property
+    def trained_tokens(self) -> int:
+        """Response tokens of all groups accepted so far, those of the open step included."""
+        return self._tokens + self._step.tokens
+
+    def wall_s(self, now_s: float) -> float:
+        """Seconds since training began."""
+        return now_s - self._began_s
+
+    @property
     def idle_ratio(self) -> float:
         """Share of the time spent waiting for groups, the first step left out if there is another: it waits for the
         first evaluation and for the first rollouts of the run, which no queue depth can change."""

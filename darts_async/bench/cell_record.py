@@ -46,7 +46,7 @@ class CellRecord:
             case Begin() if not self._config.eval.prompts:
                 self._begin()
             case EvalResult():
-                self._record.add_eval(message)
+                self._files.evaluated(message)
                 if message.label == "before":
                     self._begin()
             case StepMetrics():

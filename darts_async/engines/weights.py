@@ -1,18 +1,21 @@
 """The policy as files: tensors under the names of its own Hugging Face folder, published versions, checkpoints.
 
-Invariant: a file or folder that has its final name is complete. Everything is written beside it first and renamed.
-No fsync: versions live in shared memory and are worthless after a crash; a checkpoint that a power cut tears apart is
-not a case this serves.
+Invariant: a file or folder that has its final name is complete. Everything is written beside it first and renamed. A
+checkpoint is synced to disk before and after the rename, so this holds after a crash too; a published version is not,
+because it lives in shared memory and is worthless then.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+
+from darts_async.durable import partial_of, replace_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +57,7 @@ def export_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write one safetensors file, complete or not at all. Raises `OSError` when the file system is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
         partial.replace(path)
@@ -63,12 +66,16 @@ def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         raise
 
 
-def write_checkpoint(folder: Path, model: PreTrainedModel, source: Path) -> None:
+def write_checkpoint(
+    folder: Path, model: PreTrainedModel, source: Path, further: Callable[[Path], None] = lambda _: None
+) -> None:
     """Write a Hugging Face folder: weights and configs of `model`, tokenizer and chat template of `source`.
 
+    further: writes what else belongs to the checkpoint into the folder that it is given, before that gets its name.
     A folder of that name is replaced. What a half-written one leaves behind is called `.<name>.partial`.
+    Raises `OSError` when the file system is full; then the folder of that name is as it was.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save: Any = model.save_pretrained
@@ -76,6 +83,5 @@ def write_checkpoint(folder: Path, model: PreTrainedModel, source: Path) -> None
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, partial / name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    further(partial)
+    replace_folder(partial, folder)

@@ -163,7 +163,7 @@ class _Supervisor:
             case StepMetrics():
                 self._step(message)
             case EvalResult():
-                self._record.add_eval(message)
+                self._files.evaluated(message)
                 self._view.evaluated(message)
             case Warn():
                 self._record.warnings.append(f"{role.name}: {message.text}")

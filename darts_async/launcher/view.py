@@ -56,6 +56,7 @@ def step_line(step: int, steps: int, values: Mapping[str, float]) -> str:
         ("cancel/rollouts_in_step", "cancelled {:.0f}"),
         ("staleness/mean", "staleness {:.2f}"),
         ("mismatch_kl", "mismatch {:.1e}"),
+        ("eval/reward", "held-out {:.2f}"),
         ("learner/step_s", "{:.1f} s"),
     ):
         if name in values:
@@ -158,7 +159,8 @@ class LiveView:
         if self._history:
             parts += [Text(), self._trend_table()]
         for result in self._evals.values():
-            line = f"held-out {result.label}: reward {result.reward:.3f}, mean length {result.response_length:.1f}"
+            when = f"at version {result.policy_version}" if result.label == "during" else result.label
+            line = f"held-out {when}: reward {result.reward:.3f}, mean length {result.response_length:.1f}"
             parts.append(Text(line, style="cyan"))
         parts += [Text(note, style="yellow") for note in self._notes]
         return Panel(Group(*parts), title=f"darts-async · {self._name}", title_align="left", border_style="dim")

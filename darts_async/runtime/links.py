@@ -9,6 +9,7 @@ from typing import Protocol
 from darts_async.messages import (
     AllocatorHello,
     ChunkNews,
+    FromAllocator,
     FromGenerator,
     FromLearner,
     GeneratorHello,
@@ -19,7 +20,6 @@ from darts_async.messages import (
     PolicyReply,
     PolicyScored,
     PolicyUpdate,
-    RolloutRequest,
     ToGenerator,
     ToLearner,
     ToSelector,
@@ -58,7 +58,7 @@ class GeneratorLinks:
     """Links of one generator replica."""
 
     rank: int
-    rollouts: Dealer[FromGenerator, RolloutRequest]
+    rollouts: Dealer[FromGenerator, FromAllocator]
     trajectories: Sender[ToSelector]
     cancels: Dealer[GeneratorHello, ToGenerator]
     policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
@@ -85,7 +85,7 @@ class AllocatorLinks:
 
     rank: int
     plans: Dealer[GroupPlan, PlanReply]
-    rollouts: Hub[RolloutRequest, FromGenerator]
+    rollouts: Hub[FromAllocator, FromGenerator]
     policy: Dealer[AllocatorHello | PolicyScored, PolicyUpdate]
     supervisor: Supervisor
 

@@ -1,17 +1,20 @@
 """The learner's side of the policy link: the latest version is state that every peer is told, not an event to catch.
 
 Invariants: a peer that introduces itself learns the latest version, whenever it comes; no peer is told an older
-version after a newer one; a published file exists for as long as some replica may still load it.
+version after a newer one; every peer is told of every version that is evaluated; a published file exists for as long
+as some replica may still load it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.errors import LinkBroken, ProtocolError
-from darts_async.messages import AllocatorHello, GeneratorHello, PolicyApplied, PolicyReply, PolicyUpdate
+from darts_async.messages import AllocatorHello, GeneratorHello, PolicyApplied, PolicyReply, PolicyScored, PolicyUpdate
 
 if TYPE_CHECKING:
     from darts_async.engines.weight_store import WeightStore
@@ -23,12 +26,24 @@ _log = logging.getLogger(__name__)
 class PolicyServer:
     """Serves version 0 (the model folder itself) until the first `publish`."""
 
-    def __init__(self, link: Hub[PolicyUpdate, PolicyReply], store: WeightStore) -> None:
+    def __init__(
+        self,
+        link: Hub[PolicyUpdate, PolicyReply],
+        store: WeightStore,
+        schedule: EvalSchedule = EvalSchedule(),  # noqa: B008 - frozen
+        on_scored: Callable[[PolicyScored], Awaitable[None]] | None = None,
+    ) -> None:
+        """`on_scored`: told of the held-out scores that the allocator sends."""
         self._link = link
+        self._schedule = schedule
+        self._on_scored = on_scored
         self._store = store
-        self._peers: dict[str, None] = {}
+        self._peers: dict[str, int] = {}
+        """The latest version that a peer was told of; -1: none."""
         self._announcing = asyncio.Lock()
         self._latest = PolicyUpdate(version=0, weights="")
+        self._evaluated: PolicyUpdate | None = None
+        """The latest version that is evaluated: a late joiner must not skip it."""
 
     @property
     def version(self) -> int:
@@ -41,24 +56,36 @@ class PolicyServer:
             peer, message = await self._link.recv()
             match message:
                 case GeneratorHello() | AllocatorHello():
-                    self._peers[peer] = None
+                    self._peers[peer] = -1
                     await self._announce(peer)
                 case PolicyApplied():
                     if message.version > self.version:
                         raise ProtocolError(f"{peer} confirmed version {message.version}, the latest is {self.version}")
                     self._store.confirm(message.replica, message.version)
                     await asyncio.to_thread(self._store.prune)
+                case PolicyScored():
+                    if self._on_scored is not None:
+                        await self._on_scored(message)
 
-    async def publish(self, version: int) -> None:
-        """The version's file is written: tell everyone."""
-        self._latest = PolicyUpdate(version=version, weights=str(self._store.path_of(version)))
+    async def publish(self, version: int, *, last: bool = False) -> None:
+        """The version's file is written: tell everyone. Returns when everyone was told, so none is left out."""
+        self._latest = PolicyUpdate(version=version, weights=str(self._store.path_of(version)), last=last)
+        if self._schedule.is_due(version):
+            self._evaluated = self._latest
         await self._announce(*self._peers)
 
     async def _announce(self, *peers: str) -> None:
         async with self._announcing:  # each send reads the latest version, and sends do not overtake each other
             for peer in peers:
                 try:
-                    await self._link.send(peer, self._latest)
+                    await self._tell(peer)
                 except LinkBroken as error:
                     _log.info("%s is no longer told of new versions: %s", peer, error)
                     self._peers.pop(peer, None)
+
+    async def _tell(self, peer: str) -> None:
+        evaluated, latest = self._evaluated, self._latest
+        if evaluated is not None and self._peers.get(peer, -1) < evaluated.version < latest.version:
+            await self._link.send(peer, evaluated)
+        await self._link.send(peer, latest)
+        self._peers[peer] = latest.version

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from darts_async.algorithms.limits import ENDINGS
 from darts_async.messages import LEDGER_STATES, EvalResult, Finished, Role, StepMetrics
 
 Status = Literal["done", "failed", "interrupted"]
@@ -19,6 +20,9 @@ class RunRecord:
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     """Step to merged metrics of the roles that reported it."""
     evals: dict[str, EvalResult] = field(default_factory=dict)
+    """`before` and `after`."""
+    evals_during: list[EvalResult] = field(default_factory=list)
+    """In order of version."""
     finished: dict[tuple[Role, int], dict[str, float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     policy_version: int = 0
@@ -32,7 +36,10 @@ class RunRecord:
 
     def add_eval(self, result: EvalResult) -> None:
         """Keep the scores of the held-out set."""
-        self.evals[result.label] = result
+        if result.label == "during":
+            self.evals_during.append(result)
+        else:
+            self.evals[result.label] = result
 
     def add_finished(self, report: Finished) -> None:
         """Keep a role's part of the summary."""
@@ -51,7 +58,9 @@ class RunRecord:
             "rollouts": _ledger(selector, "rollouts"),
             "tokens": _ledger(selector, "tokens"),
             "tokens_saved_estimate": _whole(selector.get("tokens_saved_estimate")),
-            "eval": {label: _eval(self.evals.get(label)) for label in ("before", "after")},
+            "ended_by": next((name for name in ENDINGS if f"ended_by{_SEPARATOR}{name}" in learner), None),
+            "eval": {label: _eval(self.evals.get(label)) for label in ("before", "after")}
+            | {"during": [_eval(result) for result in self.evals_during]},
             "reward": _sub(selector, "reward", ("first", "last")),
             "response_length": _sub(selector, "response_length", ("first", "last")),
             "idle_ratio": {

@@ -1,17 +1,21 @@
 """The files of a run that its roles' reports become: `metrics.jsonl` as steps complete, `summary.json` at the end.
 
-Invariant: every step that some role reported has exactly one line, with all that was known of it.
+Invariant: every step that some role reported has exactly one line, with all that was known of it. The score of an
+evaluation during training goes into the first line that is written after it (`eval/version` says of which version it
+is); the summary has all of them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
 from darts_async.config.paths import RunPaths
-from darts_async.messages import StepMetrics
+from darts_async.messages import EvalResult, StepMetrics
 from darts_async.metrics import JsonlWriter
 from darts_async.runtime.record import RunRecord, Status
 
@@ -29,12 +33,20 @@ class RunFiles:
         self._started_s = time.monotonic()
         self._reports: dict[int, int] = {}
         self._cancelled = 0.0
+        self._evals: deque[EvalResult] = deque()
+        """Scores that have no line yet: one a line."""
 
     def step(self, report: StepMetrics, gauges: Mapping[str, float]) -> dict[str, float] | None:
         """Enter a report; return the step's values once it is complete and its line written, else None."""
         values = self._record.add_step(report)
         self._reports[report.step] = self._reports.get(report.step, 0) + 1
         return self._line(report.step, values, gauges) if self._reports[report.step] == _REPORTS else None
+
+    def evaluated(self, result: EvalResult) -> None:
+        """Enter the scores of the held-out set."""
+        self._record.add_eval(result)
+        if result.label == "during":
+            self._evals.append(result)
 
     def summarise(self, status: Status, reason: str = "", **extra: Any) -> dict[str, Any]:
         """Write the lines that are still owed and the summary; return the summary."""
@@ -55,5 +67,17 @@ class RunFiles:
         if (cancelled := values.get("cancel/rollouts")) is not None:
             values["cancel/rollouts_in_step"] = cancelled - self._cancelled
             self._cancelled = cancelled
+        if self._evals:
+            values |= _eval_values(self._evals.popleft())
         self._metrics.write({"step": step, "wall_s": time.monotonic() - self._started_s, **gauges, **values})
         return {**gauges, **values}
+
+
+def _eval_values(result: EvalResult) -> dict[str, float]:
+    values = {
+        "eval/version": float(result.policy_version),
+        "eval/reward": result.reward,
+        "eval/response_length": result.response_length,
+        "eval/rollouts": float(result.num_rollouts),
+    }
+    return {name: value for name, value in values.items() if math.isfinite(value)}

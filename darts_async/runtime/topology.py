@@ -12,6 +12,7 @@ import msgspec
 
 from darts_async.messages import (
     ChunkNews,
+    FromAllocator,
     FromGenerator,
     FromLearner,
     FromSupervisor,
@@ -21,7 +22,6 @@ from darts_async.messages import (
     PolicyReply,
     PolicyUpdate,
     Role,
-    RolloutRequest,
     ToGenerator,
     ToLearner,
     ToSelector,
@@ -49,7 +49,7 @@ class LinkSpec:
 LINKS: dict[LinkName, LinkSpec] = {
     "control": LinkSpec("hub", "supervisor", ToSupervisor, FromSupervisor),
     "plans": LinkSpec("hub", "selector", GroupPlan, PlanReply),
-    "rollouts": LinkSpec("hub", "allocator", FromGenerator, RolloutRequest),
+    "rollouts": LinkSpec("hub", "allocator", FromGenerator, FromAllocator),
     "trajectories": LinkSpec("stream", "selector", ToSelector),
     "cancels": LinkSpec("hub", "selector", GeneratorHello, ToGenerator),
     "groups": LinkSpec("stream", "learner", ToLearner),

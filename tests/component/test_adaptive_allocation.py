@@ -24,6 +24,7 @@ from darts_async.engines.token_sums import TokenSums
 from darts_async.messages import (
     Credits,
     Finished,
+    FromAllocator,
     FromGenerator,
     GroupComplete,
     GroupOutcome,
@@ -84,8 +85,8 @@ class _Peers:
         policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
         )
-        rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
-            send=Codec(RolloutRequest), receive=Codec(FromGenerator)
+        rollouts: MemoryExchange[FromAllocator, FromGenerator] = MemoryExchange(
+            send=Codec(FromAllocator), receive=Codec(FromGenerator)
         )
         self.config = config
         self.supervisor = _Supervisor()

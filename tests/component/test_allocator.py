@@ -17,6 +17,7 @@ from darts_async.messages import (
     AllocatorHello,
     Credits,
     EvalResult,
+    FromAllocator,
     FromGenerator,
     GroupComplete,
     GroupOutcome,
@@ -77,8 +78,8 @@ class _Peers:
         policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
         )
-        rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
-            send=Codec(RolloutRequest), receive=Codec(FromGenerator)
+        rollouts: MemoryExchange[FromAllocator, FromGenerator] = MemoryExchange(
+            send=Codec(FromAllocator), receive=Codec(FromGenerator)
         )
         self.supervisor = _Supervisor()
         self.plans: MemoryHub[PlanReply, GroupPlan] = plans.hub

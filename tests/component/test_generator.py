@@ -22,6 +22,7 @@ from darts_async.messages import (
     CancelRollouts,
     ChunkNews,
     Credits,
+    FromAllocator,
     FromGenerator,
     GeneratorHello,
     LatencySamples,
@@ -99,8 +100,8 @@ class Scene:
             }
         )
         self.supervisor = FakeSupervisor()
-        rollouts: MemoryExchange[RolloutRequest, FromGenerator] = MemoryExchange(
-            hwm=4096, send=Codec(RolloutRequest), receive=Codec(FromGenerator)
+        rollouts: MemoryExchange[FromAllocator, FromGenerator] = MemoryExchange(
+            hwm=4096, send=Codec(FromAllocator), receive=Codec(FromGenerator)
         )
         cancels: MemoryExchange[ToGenerator, GeneratorHello] = MemoryExchange(
             send=Codec(ToGenerator), receive=Codec(GeneratorHello)

@@ -343,7 +343,10 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
         m.CancelRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple), decided_at_s=real
     ),
     m.TrainGroup: train_groups(),
-    m.StepDone: st.builds(m.StepDone, version=small, group_ids=st.lists(small, max_size=8).map(tuple)),
+    m.EvaluationDone: st.builds(m.EvaluationDone, version=small),
+    m.StepDone: st.builds(
+        m.StepDone, version=small, group_ids=st.lists(small, max_size=8).map(tuple), last=st.booleans()
+    ),
     m.GroupSwept: st.builds(m.GroupSwept, group_id=small, staleness=st.integers(-5, 100)),
     m.PolicyUpdate: st.builds(m.PolicyUpdate, version=small, weights=text, last=st.booleans()),
     m.PolicyScored: st.builds(m.PolicyScored, version=small, reward=real, response_length=real),
