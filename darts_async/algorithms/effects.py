@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from darts_async.algorithms.ledger_records import LedgerRecord
-from darts_async.messages import PlanReply, StepMetrics, TrainGroup
+from darts_async.messages import ChunksDropped, PlanReply, StepMetrics, TrainGroup
 
-__all__ = ["Cancel", "Effects", "Park", "ScoreWanted"]
+__all__ = ["Cancel", "Effects", "Park", "ScoreWanted", "Stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,14 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Send the tokens of these candidates on to the learner as they come, from the replica that has them."""
+
+    replica: int | None
+    candidate_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreWanted:
     """Score this response and bring the reward back."""
 
@@ -43,12 +51,12 @@ class ScoreWanted:
 class Effects:
     """What is to be sent, in order within each list."""
 
-    cancels: list[Cancel | Park] = field(default_factory=list)
+    cancels: list[Cancel | Park | Stream] = field(default_factory=list)
     """In one list, because they share a link and must not overtake each other."""
     replies: list[tuple[str, PlanReply]] = field(default_factory=list)
     """(the allocator's name, message)."""
     scores: list[ScoreWanted] = field(default_factory=list)
-    groups: list[TrainGroup] = field(default_factory=list)
+    groups: list[TrainGroup | ChunksDropped] = field(default_factory=list)
     steps: list[StepMetrics] = field(default_factory=list)
     records: list[LedgerRecord] = field(default_factory=list)
 

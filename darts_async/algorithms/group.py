@@ -244,6 +244,23 @@ class GroupState:
         """Indices of the candidates that are not decided."""
         return tuple(sorted(c.index for c in self._candidates.values() if c.status is Status.RUNNING))
 
+    @property
+    def certain(self) -> tuple[int, ...]:
+        """Running candidates that are certain to be kept, however they and the others end, in order of index.
+
+        Where no more contenders are left than are wanted, everybody (replacements keep the number); otherwise the long
+        picks, once the short end is settled. Exempt, as in DESIGN 2.1: what fails, what runs into the cap and has to
+        give way, a group that falls below two candidates, and whatever is done about groups without a signal.
+        """
+        if self.complete:
+            return ()
+        if self.settled:
+            return tuple(index for index in self.running if index in self.picks)
+        contenders = self._contenders()
+        if len(contenders) > sum(self.rule.sizes(self.group_size, self.keep_longest)):
+            return ()
+        return tuple(sorted(c.index for c in contenders if c.key is None))
+
     def abandon(self, reason: str) -> Decision:
         """End the group undecided: what runs is cancelled, what has finished rejected. Nothing if it is complete."""
         if self.complete:

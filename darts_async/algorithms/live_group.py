@@ -31,6 +31,7 @@ class LiveGroup:
         "released",
         "replica",
         "state",
+        "streamed",
     )
 
     def __init__(self, plan: GroupPlan, peer: str, state: GroupState) -> None:
@@ -48,6 +49,8 @@ class LiveGroup:
         """Its outcome is out."""
         self.reasons: dict[int, str] = {}
         """Index of a failed candidate to why."""
+        self.streamed: set[int] = set()
+        """Indices of the candidates whose tokens go to the learner as they come."""
         self._held: dict[int, Trajectory] = {}
         self._finished_at_s: dict[int, float] = {}
         self.last_pick_wait_s: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from darts_async.config.frozen import streams_tokens
 from darts_async.config.learner_rules import check_learner, check_sampling, learner_warnings
 from darts_async.config.schema import MODE_ETA
 from darts_async.config.shadows import check_shadows
@@ -23,6 +24,7 @@ def resolve(config: Config) -> Config:
     """Fill in the values that follow from others and check every rule that ties settings together."""
     config = _resolve_pipeline(_resolve_allocation(config))
     _check_group(config)
+    _check_min_chunk(config)
     _check_allocation(config)
     check_learner(config)
     check_shadows(config)
@@ -49,6 +51,11 @@ def warnings(config: Config) -> list[str]:
         if selection.zero_variance == "rescue":
             found.append(f"selection.zero_variance = 'rescue' {why}")
     found += learner_warnings(config)
+    if config.queues.chunk_tokens and not streams_tokens(config):
+        found.append(
+            f"queues.chunk_tokens = {config.queues.chunk_tokens} has no effect: chunks are scored under frozen "
+            "policies, and the loss needs none (learner.kl_weight = 0, learner.updates_per_step = 1)"
+        )
     return found
 
 
@@ -98,6 +105,17 @@ def _check_group(config: Config) -> None:
             longest,
             f"must be below group.size = {size}: at least one candidate comes from the short end",
             f"Set it to at most {size - 1}.",
+        )
+
+
+def _check_min_chunk(config: Config) -> None:
+    chunk, step = config.queues.min_chunk, config.group.groups_per_step
+    if chunk > step:
+        raise ConfigError(
+            "queues.min_chunk",
+            chunk,
+            f"must not exceed group.groups_per_step = {step}: no step has more groups to wait for",
+            f"Set it to {step} or less ({step} waits for whole steps).",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
+import numpy.typing as npt
 
 from darts_async.engines.base import EngineOutput, FinishReason
 from darts_async.errors import RolloutError
@@ -40,6 +41,10 @@ class ResponseBuffer:
         if output.finish_reason is not None:
             self._join(output.version_spans)
         self.finish_reason = output.finish_reason
+
+    def tokens_from(self, start: int) -> npt.NDArray[np.int32]:
+        """The tokens so far from index `start` on, int32, copied."""
+        return np.frombuffer(self._tokens[start:], np.int32)
 
     def resume(self) -> list[int]:
         """Begin to read the stream that goes on after an abort; return the tokens that it is to go on from."""

@@ -142,3 +142,9 @@ def test_every_field_is_documented():
 
 def test_to_toml_is_toml():
     assert tomllib.loads(to_toml(load_config(None)))["group"]["size"] == 8
+
+
+def test_min_chunk_is_at_most_a_step():
+    assert load_config(None, [("queues.min_chunk", "4"), ("group.groups_per_step", "4")]).queues.min_chunk == 4
+    error = _error(("queues.min_chunk", "5"), ("group.groups_per_step", "4"))
+    assert error.key == "queues.min_chunk" and "groups_per_step = 4" in str(error)
