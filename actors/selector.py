@@ -13,15 +13,17 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-from darts_async.algorithms.effects import Cancel, Park, ScoreWanted
+from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
 from darts_async.algorithms.ledger_records import LEDGER_FORMAT, RunOpened
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner, eta_of
 from darts_async.config import Config
+from darts_async.config.frozen import streams_tokens
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
     CancelRollouts,
+    ChunksDropped,
     GroupSwept,
     ParkRollouts,
     PlanReply,
@@ -30,6 +32,7 @@ from darts_async.messages import (
     StepDone,
     StepMetrics,
     StreamEnd,
+    StreamRollouts,
     ToGenerator,
     TrainGroup,
     Trajectory,
@@ -93,15 +96,16 @@ class _SelectorActor:
             max_response_tokens=config.model.max_response_tokens,
             baseline=config.selection.baseline,
             zero_variance=config.selection.zero_variance,
+            stream_tokens=streams_tokens(config),
             clock=time.monotonic,
         )
         limit = config.queues.trajectory_hwm
-        self._cancels: Outbox[tuple[Cancel | Park, float]] = Outbox(limit)
+        self._cancels: Outbox[tuple[Cancel | Park | Stream, float]] = Outbox(limit)
         self._replies: Outbox[tuple[str, PlanReply]] = Outbox(limit)
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
         # Admission lets no more groups than this live at once.
         admitted = (eta + 1) * config.group.groups_per_step + config.queues.oversample_groups
-        self._groups: Outbox[TrainGroup] = Outbox(admitted)
+        self._groups: Outbox[TrainGroup | ChunksDropped] = Outbox(admitted)
         self._steps: list[StepMetrics] = []
         self._streams_open = {f"generator-{rank}" for rank in range(config.generator.replicas)}
         self._warn_at = 1
@@ -263,15 +267,18 @@ class _SelectorActor:
             message: ToGenerator
             if isinstance(cancel, Park):
                 message = ParkRollouts(candidate_ids=cancel.candidate_ids, resume_version=cancel.resume_version)
+            elif isinstance(cancel, Stream):
+                message = StreamRollouts(candidate_ids=cancel.candidate_ids)
             else:
                 message = CancelRollouts(candidate_ids=cancel.candidate_ids, decided_at_s=decided_at_s)
             for peer in self._holders(cancel):
                 try:
                     await self._links.cancels.send(peer, message)
                 except LinkBroken as broken:
-                    _log.warning("%d candidates are not stopped on %s: %s", len(cancel.candidate_ids), peer, broken)
+                    what = type(message).__name__
+                    _log.warning("%s misses %s of %d candidates: %s", peer, what, len(cancel.candidate_ids), broken)
 
-    def _holders(self, cancel: Cancel | Park) -> Sequence[str]:
+    def _holders(self, cancel: Cancel | Park | Stream) -> Sequence[str]:
         if cancel.replica is not None:
             return (f"generator-{cancel.replica}",)
         return [f"generator-{rank}" for rank in range(self._config.generator.replicas)]
