@@ -47,5 +47,5 @@ def test_no_correction_over_several_versions(eta: int, expected: list[str]) -> N
     ("learner", "expected"), [({}, 1), ({"kl_weight": 0.01}, 0), ({"updates_per_step": 2, "correction": "tis"}, 0)]
 )
 def test_streaming_tokens_to_nobody(learner: dict[str, Any], expected: int) -> None:
-    found = [text for text in warned(queues={"chunk_tokens": 64}, learner=learner) if "chunk_tokens" in text]
-    assert len(found) == expected and all("has no effect" in text for text in found)
+    found = warned(queues={"chunk_tokens": 64}, learner=learner)
+    assert found.count("queues.chunk_tokens") == expected
