@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_async.algorithms.advantages import ADVANTAGES, STD_EPSILON, dr_grpo, grpo, rloo
+from darts_async.algorithms.advantages import ADVANTAGES, STD_EPSILON, dr_grpo, find_advantage, grpo, rloo
+from darts_async.errors import ConfigError
 
 _REWARD = st.floats(-4, 4, width=32)
 
@@ -86,3 +89,23 @@ def test_rloo_equals_its_closed_form(rewards: list[float], extra: list[float]) -
     expected = m / (m - 1) * (baseline[: len(rewards)] - baseline.mean())
     got = rloo(_f32(*rewards), _f32(*rewards, *extra))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_users_own_estimator_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n\n"
+        "def best_of(rewards, baseline_rewards):\n"
+        "    rewards -= 0  # its own copy\n"
+        "    return rewards - np.float64(baseline_rewards.max())\n\n"
+        "def too_few(rewards, baseline_rewards):\n    return rewards[1:]\n\n"
+        "def broken(rewards, baseline_rewards):\n    return rewards / {}\n"
+    )
+    rewards = _f32(1, 0.25, 0)
+    rewards.flags.writeable = False
+    found = find_advantage(f"{file}:best_of")(rewards, _f32(1, 0.25, 0, 2))
+    assert found.dtype == np.float32 and found.tolist() == [-1.0, -1.75, -2.0]
+    with pytest.raises(ConfigError, match=r"learner.advantage = .*must return 3 advantages.*not shape \[2\]"):
+        find_advantage(f"{file}:too_few")(rewards, rewards)
+    with pytest.raises(ConfigError, match=r"broken.*raised TypeError.*mine.py, line 11"):
+        find_advantage(f"{file}:broken")(rewards, rewards)

@@ -14,8 +14,6 @@ import pytest
 from darts_async.config import Config
 
 if TYPE_CHECKING:
-    import torch
-
     from darts_async.engines.loss_tokens import LossTokens
 
 pytestmark = pytest.mark.torch
