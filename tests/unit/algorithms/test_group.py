@@ -358,6 +358,48 @@ class TestBaseline:
         assert group.on_reward(2, float("nan")) is NOTHING
 
 
+class TestCertain:
+    @pytest.mark.parametrize("rule", sorted(RULES))
+    def test_everybody_from_the_start_where_nobody_is_spare(self, rule: str) -> None:
+        group = new_group(rule, 3, 3)
+        assert group.certain == (0, 1, 2)
+        finish(group, 1, 9)
+        assert group.certain == (0, 2)
+        assert group.on_failed(0).replace == ((0, 3),)
+        assert group.certain == (2, 3)
+
+    @pytest.mark.parametrize("rule", sorted(set(RULES) - {"all"}))
+    def test_nobody_before_the_rule_has_decided_where_some_are_spare(self, rule: str) -> None:
+        group = new_group(rule, 4, 3)
+        for index in (1, 3):
+            assert group.certain == ()
+            finish(group, index, 9)
+            group.on_progress(0, 4)
+
+    def test_all_keeps_everybody_however_many(self) -> None:
+        assert new_group("all", 5, 2).certain == (0, 1, 2, 3, 4)
+
+    def test_a_survivor_once_the_short_end_is_settled(self) -> None:
+        group = new_group("survivor", 5, 3)
+        first, second, third, *short = draws(range(5))
+        for index in short:
+            finish(group, index, 10)
+        for index in (third, second):
+            group.on_progress(index, 10)
+            assert group.certain == ()
+        group.on_progress(first, 10)
+        assert group.certain == (first,)
+        finish(group, first, 30)
+        assert group.complete and group.certain == ()
+
+    def test_the_others_once_a_spare_one_has_failed_twice(self) -> None:
+        group = new_group("shortest", 3, 2)
+        group.on_failed(0)  # replaced by 3
+        assert group.certain == ()
+        group.on_failed(3)
+        assert group.certain == (1, 2)
+
+
 def test_all_waits_for_all() -> None:
     group = new_group("all", 2, 2)
     finish(group, 0, 1)
@@ -394,10 +436,13 @@ class World:
     verdicts: list[tuple[int, str]] = field(default_factory=list)
     completions: int = 0
     kept: tuple[int, ...] | None = None
+    certain: set[int] = field(default_factory=set)
+    """Whoever was ever certain to be kept, while it ran."""
 
     def run(self) -> None:
         """Deliver all events in a random order that a set of engines could produce."""
         running = {c.index: 0 for c in self.group.candidates}
+        self.certain.update(self.group.certain)
         late: list[tuple[int, int]] = []
         unscored: list[int] = []
         while running or unscored:
@@ -435,6 +480,7 @@ class World:
                 del running[index]
         for _, new in decision.replace:
             running[new] = 0
+        self.certain.update(self.group.certain)
         if decision.complete:
             self.completions += 1
             self.kept = decision.kept
@@ -632,3 +678,29 @@ def test_a_replacement_that_could_not_be_kept_is_not_asked_for() -> None:
     assert (decision.replace, decision.cancel, decision.kept) == ((), (), (1, 2))
     assert sorted(decision.verdicts) == [(0, "failed"), (1, "kept"), (2, "kept")]  # 3 was rejected before
     assert [candidate.index for candidate in state.candidates] == [0, 1, 2, 3]
+
+
+@given(
+    st.sampled_from(sorted(RULES)),
+    final_lengths(rule="survivor"),
+    st.randoms(use_true_random=False),
+    st.sets(st.integers(0, 12)),
+    st.sets(st.integers(0, 12)),
+)
+def test_who_was_certain_is_kept_unless_it_fails(
+    rule: str,
+    case: tuple[int, int, list[tuple[int, bool]]],
+    rng: random.Random,
+    failures: set[int],
+    bad_rewards: set[int],
+) -> None:
+    size, longest, finals = case
+    finals = [(length, False) for length, _ in finals]
+    group = new_group(rule, len(finals), size, longest)
+    world = World([*finals, *finals], group, rng, failures=failures, bad_rewards=bad_rewards)
+    world.run()
+    failed = {index for index, verdict in world.verdicts if verdict == "failed"}
+    if world.kept is not None:  # else fewer than two are left
+        assert world.certain - failed <= set(world.kept)
+    if rule == "all":
+        assert world.certain == {c.index for c in group.candidates}

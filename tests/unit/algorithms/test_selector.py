@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darts_async.algorithms.effects import Effects
+from darts_async.algorithms.effects import Effects, Stream
 from darts_async.algorithms.ledger_records import CandidateEnded, CandidateReplaced, GroupPlanned, LedgerRecord
-from darts_async.algorithms.selection import RULES
+from darts_async.algorithms.selection import RULES, survivor_draw
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     LEDGER_STATES,
+    ChunksDropped,
     GroupOutcome,
     GroupPlan,
     GroupSwept,
@@ -346,3 +347,63 @@ def test_tokens_saved_are_told_per_step_and_tokens_so_far_of_the_cancelled() -> 
     # Whoever was longer than 4 had 10: six saved, each time.
     assert (first["cancel/tokens_saved_in_step"], first["cancel/tokens_saved"]) == (6, 6)
     assert (second["cancel/tokens_saved_in_step"], second["cancel/tokens_saved"]) == (6, 12)
+
+
+class TestStreaming:
+    """Orders to stream, and drops, for a group of three: who has it, who is certain, who is lost."""
+
+    def selector(self, rule: str, num: int, **options: Any) -> Selector:
+        selector = new_selector(stream_tokens=True, **options)
+        selector.on_plan("allocator-0", plan_of(0, num=num, rule=rule))
+        assert not everything(selector).cancels  # nobody is known to have it
+        return selector
+
+    def progress(self, selector: Selector, index: int, tokens: int, replica: int = 2) -> None:
+        ids, counts = np.array([index], np.int64), np.array([tokens], np.int32)
+        selector.on_progress(Progress(replica=replica, candidate_ids=ids, num_tokens=counts))
+
+    def test_all_of_them_at_first_sight_and_once(self) -> None:
+        selector = self.selector("all", 3)
+        self.progress(selector, 1, 4)
+        assert everything(selector).cancels == [Stream(2, (0, 1, 2))]
+        self.progress(selector, 1, 8)
+        selector.on_trajectory(trajectory_of(0, 5))
+        assert not everything(selector).cancels
+
+    def test_a_replacement_too_and_the_failed_one_is_dropped(self) -> None:
+        selector = self.selector("all", 3)
+        self.progress(selector, 1, 4)
+        everything(selector)
+        selector.on_ended(ended(0, 3, "failed"))
+        effects = everything(selector)
+        assert effects.cancels == [Stream(0, (3,))]
+        assert [m.candidate_ids for m in effects.groups if isinstance(m, ChunksDropped)] == [(0,)]
+
+    def test_the_survivor_with_the_cancel_that_settles_it(self) -> None:
+        selector = self.selector("survivor", 5)
+        by_draw = sorted(range(5), key=lambda index: survivor_draw(0, index))
+        for index in by_draw[3:]:
+            selector.on_trajectory(trajectory_of(index, 5))
+        for index in (by_draw[2], by_draw[1]):
+            self.progress(selector, index, 9, replica=0)
+            assert not any(isinstance(order, Stream) for order in everything(selector).cancels)
+        self.progress(selector, by_draw[0], 9, replica=0)
+        assert everything(selector).cancels[-1] == Stream(0, (by_draw[0],))
+
+    def test_groups_without_a_signal_that_are_dropped_take_their_chunks_with_them(self) -> None:
+        selector = self.selector("all", 3, zero_variance="drop")
+        self.progress(selector, 0, 4)
+        for index in range(3):
+            selector.on_trajectory(trajectory_of(index, 5))
+            selector.on_reward(index, 1.0)
+        assert [m.candidate_ids for m in everything(selector).groups] == [(0, 1, 2)]
+
+    def test_never_evaluations_and_nothing_when_it_is_off(self) -> None:
+        selector = new_selector(stream_tokens=True)
+        selector.on_plan("allocator-0", msgspec.structs.replace(plan_of(0, num=3, rule="all"), purpose="eval"))
+        self.progress(selector, 0, 4)
+        assert not everything(selector).cancels
+        off = new_selector()
+        off.on_plan("allocator-0", plan_of(0, num=3, rule="all"))
+        self.progress(off, 0, 4)
+        assert not everything(off).cancels
