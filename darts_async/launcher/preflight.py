@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_async.config import Config, to_toml
+from darts_async.config.import_path import find_module, is_import_path
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
 from darts_async.engines.sim_response import SimParams
@@ -47,6 +48,7 @@ def check(config: Config, source: str | None) -> Plan:
     check_ports(config)
     check_engine(config)
     check_engine_args(config)
+    check_own_functions(config)
     return Plan(config, paths, load_prompts(config), weight_bytes)
 
 
@@ -205,6 +207,15 @@ def check_engine_args(config: Config) -> None:
     """The simulated engine is known here; vLLM checks its own arguments, which takes loading it."""
     if config.generator.engine == "sim":
         SimParams.parse(config.generator.engine_args)
+
+
+def check_own_functions(config: Config) -> None:
+    """Losses and advantages that are named by import path are there; they are not imported. Raises `ConfigError`."""
+    settings = config.learner
+    shadows = [(f"learner.shadow.{index}.loss", shadow.loss) for index, shadow in enumerate(settings.shadow)]
+    for key, value in [("learner.loss", settings.loss), ("learner.advantage", settings.advantage), *shadows]:
+        if is_import_path(value):
+            find_module(key, value)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

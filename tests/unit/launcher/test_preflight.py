@@ -115,3 +115,13 @@ def test_unknown_argument_of_the_simulated_engine(tmp_path: Path):
 
 def test_unknown_task(tmp_path: Path):
     assert _refused(_config(tmp_path, ("task.name", "nothing"))).key == "task.name"
+
+
+def test_own_functions_are_looked_for_and_not_run(tmp_path: Path):
+    absent = f"{tmp_path}/absent.py:f"
+    for key in ("learner.loss", "learner.advantage"):
+        error = _refused(_config(tmp_path, (key, absent)))
+        assert (error.key, error.value) == (key, absent)
+    assert _refused(_config(tmp_path, ("learner.shadow", f'[{{loss = "{absent}"}}]'))).key == "learner.shadow.0.loss"
+    (tmp_path / "loud.py").write_text("raise RuntimeError('imported')\n")
+    preflight.check(_config(tmp_path, ("learner.loss", f"{tmp_path}/loud.py:f")), None)
