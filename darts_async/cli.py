@@ -94,9 +94,9 @@ def bench(
     one list of named settings of several keys, and there is a cell for each combination:
 
     \b
-        darts-async bench --live --presets off_policy --table off_policy \
-          --variant 'eta 0: pipeline.mode=stream' \
-          --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \
+        darts-async bench --live --presets off_policy --table off_policy \\
+          --variant 'eta 0: pipeline.mode=stream, pipeline.max_staleness=0' \\
+          --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \\
           --grid 'learner.correction=none,tis,["geometric_mask","tis"]'
     """
     source, overrides = parse_arguments(arguments)
@@ -169,6 +169,45 @@ def doctor(arguments: tuple[str, ...], no_engine: bool) -> None:
     from darts_async.launcher.doctor import examine  # noqa: PLC0415
 
     sys.exit(examine(load_config(source, overrides), source, engine=not no_engine))
+
+
+@cli.command("eval", context_settings={"ignore_unknown_options": True})
+@click.option("--config", "source", default=None, metavar="CONFIG", help="Default: of the checkpoint's run, if it has.")
+@click.option("--prompts", type=click.IntRange(1), default=None, help="Held-out prompts. Default: eval.prompts.")
+@click.option("--samples", type=click.IntRange(1), default=None, help="Samples per prompt. Default: eval.samples.")
+@click.option("--greedy", is_flag=True, help="Temperature 0 in the place of sampling.temperature; one sample each.")
+@click.option("--out", default=None, metavar="FILE", help="Where the result goes. Default: eval.json in this folder.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CHECKPOINT [--section.key VALUE ...]")
+def evaluate(
+    arguments: tuple[str, ...],
+    source: str | None,
+    prompts: int | None,
+    samples: int | None,
+    greedy: bool,
+    out: str | None,
+) -> None:
+    """Measure a checkpoint on held-out prompts: pass@1 with its standard error, response length, share at the cap.
+
+    CHECKPOINT is a model folder in Hugging Face format, a run folder (its last checkpoint), or `quickstart`.
+
+    \b
+        darts-async eval runs/quickstart-1/checkpoints/step_32
+        darts-async eval runs/quickstart-1 --samples 8 --out runs/quickstart-1
+        darts-async eval /models/policy --config my.toml --prompts 500 --greedy
+    """
+    checkpoint, overrides = parse_arguments(arguments)
+    if checkpoint is None:
+        raise click.UsageError("name a CHECKPOINT: a model folder or a run folder")
+    if greedy and samples not in {None, 1}:
+        raise click.UsageError("--greedy gives the same answer every time: leave --samples out")
+    from darts_async.launcher.eval_target import eval_config  # noqa: PLC0415 - late, see above
+    from darts_async.launcher.evaluate import evaluate as measure  # noqa: PLC0415
+    from darts_async.launcher.evaluate import output_file  # noqa: PLC0415
+
+    for key, number in (("eval.prompts", prompts), ("eval.samples", 1 if greedy else samples)):
+        if number is not None:
+            overrides.append((key, str(number)))
+    sys.exit(measure(eval_config(checkpoint, source, overrides), output_file(out), greedy=greedy))
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

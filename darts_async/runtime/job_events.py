@@ -9,6 +9,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from darts_async.algorithms.held_out import HeldOut
+
 __all__ = ["Check", "CheckStatus", "HeldOutScores", "JobEvent", "Progressed", "Stage", "decode", "encode"]
 
 CheckStatus: TypeAlias = Literal["pass", "warn", "fail", "skip"]
@@ -40,13 +42,14 @@ class Check(msgspec.Struct, frozen=True, tag=True):
 
 
 class HeldOutScores(msgspec.Struct, frozen=True, tag=True):
-    """What an evaluation came to (fields as in `algorithms.held_out.HeldOut`, as JSON)."""
+    """What an evaluation came to."""
 
-    scores: dict[str, float | int | None]
-    strata: dict[str, dict[str, float | int | None]]
+    total: HeldOut
+    strata: dict[str, HeldOut]
     """The same by difficulty class."""
-    eos_share: float
-    wall_s: float
+    tokens_per_s: float
+    first_failure: str = ""
+    """Why the first sample that failed did."""
 
 
 JobEvent: TypeAlias = Stage | Progressed | Check | HeldOutScores
