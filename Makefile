@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart figures test lint format constraints clean
+.PHONY: help quickstart figures off-policy test lint format constraints clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # uv comes through venv and pip, which every machine has. uv does not read pip's configuration: wheels that pip is told
 # to find on disk are passed on; without any, uv's own torch backend picks the CPU build.
@@ -33,6 +33,16 @@ quickstart: $(STAMP)  ## Install, then train the tiny policy (a few minutes on t
 
 figures: $(STAMP)  ## Measure the table in configs/README.md (some 15 minutes; goes on where it was stopped)
 	@$(BIN)/darts-async bench --live --out runs/figures --write-readme configs/README.md
+
+# Eta 0 is `stream`; a larger bound needs `async`. The corrections stand for none, weights, a token mask, a response mask.
+off-policy: $(STAMP)  ## Measure the off-policy table in configs/README.md (some 10 minutes; goes on where it was stopped)
+	@$(BIN)/darts-async bench --live --presets off_policy --table off_policy --seeds 1 --steps 12 --eval-prompts 48 \
+	  --variant 'eta 0: pipeline.mode=stream, pipeline.max_staleness=0' \
+	  --variant 'eta 1: pipeline.mode=async, pipeline.max_staleness=1' \
+	  --variant 'eta 2: pipeline.mode=async, pipeline.max_staleness=2' \
+	  --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \
+	  --grid 'learner.correction=none,tis,icepop,["geometric_mask","tis"]' \
+	  --out runs/off-policy --write-readme configs/README.md
 
 test: $(STAMP)  ## Run all tests (no GPU needed)
 	$(BIN)/python -m pytest
