@@ -21,6 +21,7 @@ from darts_async.errors import EngineDead, ProtocolError
 from darts_async.messages import (
     CancelRollouts,
     ChunkNews,
+    ChunksDropped,
     Credits,
     FromAllocator,
     FromGenerator,
@@ -34,9 +35,11 @@ from darts_async.messages import (
     RolloutEnded,
     RolloutRequest,
     StreamEnd,
+    StreamRollouts,
     ToGenerator,
     ToSelector,
     Trajectory,
+    TrajectoryChunk,
     VersionSpan,
     candidate_id,
 )
@@ -85,12 +88,20 @@ class Scene:
     """The other ends of a generator's links."""
 
     def __init__(
-        self, args: dict[str, Any], *, slots: int = SLOTS, interval: int = 4, hwm: int = 4096, mode: str = "async"
+        self,
+        args: dict[str, Any],
+        *,
+        slots: int = SLOTS,
+        interval: int = 4,
+        hwm: int = 4096,
+        mode: str = "async",
+        chunk_tokens: int = 0,
     ) -> None:
         self.params = SimParams.parse(args)
         self.config = Config.model_validate(
             {
                 "pipeline": {"mode": mode},
+                "queues": {"chunk_tokens": chunk_tokens},
                 "generator": {
                     "engine": "sim",
                     "engine_args": args,
@@ -111,7 +122,8 @@ class Scene:
         )
         self.stream: MemoryStream[ToSelector] = MemoryStream(hwm=hwm, codec=Codec(ToSelector))
         self.receiver = self.stream.receiver()
-        self.chunks: MemoryStream[ChunkNews] = MemoryStream(codec=Codec(ChunkNews))
+        self.chunks: MemoryStream[ChunkNews] = MemoryStream(hwm=4, codec=Codec(ChunkNews))
+        self.to_learner = self.chunks.receiver()
         self.rollouts, self.cancels, self.policy = rollouts.hub, cancels.hub, policy.hub
         self.engine = SimEngine(self.config, 3)
         self.links = GeneratorLinks(
@@ -143,6 +155,15 @@ class Scene:
     async def park(self, *indices: int, version: int) -> None:
         ids = tuple(candidate_id(0, index) for index in indices)
         await self.cancels.send("g", ParkRollouts(candidate_ids=ids, resume_version=version))
+
+    async def order_stream(self, *indices: int) -> None:
+        ids = tuple(candidate_id(0, index) for index in indices)
+        await self.cancels.send("g", StreamRollouts(candidate_ids=ids))
+
+    async def collect(self, into: list[ChunkNews]) -> None:
+        """Receive for the learner until cancelled."""
+        while True:
+            into.append(await self.to_learner.recv())
 
     async def publish(self, version: int) -> None:
         await self.policy.send("g", PolicyUpdate(version=version, weights=f"/v{version}"))
@@ -745,5 +766,100 @@ def test_one_step_off_swaps_when_nothing_decodes_and_a_stop_does_not_wait_for_th
             await stage.request(next(i for i in range(4, 500) if i != victim and stage.planned(i).size > 150))
             await stage.until(lambda message: isinstance(message, Progress))
             await stage.publish(2)
+
+    play(check)
+
+
+def joined(news: list[ChunkNews], index: int) -> list[int]:
+    """The tokens of a candidate's chunks, which follow each other without gaps; the prompt comes with the first."""
+    tokens: list[int] = []
+    for message in news:
+        if isinstance(message, TrajectoryChunk) and message.candidate_id == candidate_id(0, index):
+            assert message.start == len(tokens)
+            expected = make_request(index).prompt_tokens.tolist() if not tokens else []
+            assert message.prompt_tokens.tolist() == expected
+            tokens += message.response_tokens.tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 8, 30])
+def test_chunks_of_a_streamed_candidate_join_to_its_response_and_others_send_none(
+    play: Play, chunk_tokens: int
+) -> None:
+    chance = random.Random(chunk_tokens)
+
+    async def check() -> None:
+        news: list[ChunkNews] = []
+        async with generator({"mean_tokens": 120}, chunk_tokens=chunk_tokens) as stage:
+            collecting = asyncio.create_task(stage.collect(news))
+            await stage.order_stream(0, 1)  # overtakes the requests
+            await stage.request(9)
+            await stage.ends(9)  # by now the order has been read
+            await stage.request(*range(8))
+            await stage.until(lambda message: isinstance(message, Progress))
+            await stage.order_stream(2, 3, 2)
+            await stage.order_stream(9, 2)  # one that is gone, and one that is streamed already
+            for version in (1, 2, 3):
+                await stage.park(*chance.sample(range(8), 4), version=version)
+                await stage.until(lambda message: isinstance(message, Progress | Trajectory))
+                await stage.publish(version)
+            ends = await stage.ends(*range(8))
+            collecting.cancel()
+        assert not any(isinstance(message, ChunksDropped) for message in news)
+        for index, end in ends.items():
+            assert isinstance(end, Trajectory)
+            response, chunks = stage.planned(index).tolist(), joined(news, index)
+            assert chunks == response[: len(chunks)]
+            if index < 2:  # all but what came with the last output and what was no whole chunk yet
+                assert len(response) - len(chunks) < chunk_tokens + 4
+            elif index > 3:
+                assert not chunks
+        sizes = [m.response_tokens.size for m in news if isinstance(m, TrajectoryChunk)]
+        assert sizes and min(sizes) >= chunk_tokens
+
+    play(check)
+
+
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_a_streamed_candidate_that_is_cancelled_or_fails_is_dropped(play: Play, how: str) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 200, "fail_share": float(how == "fail")}, chunk_tokens=8) as stage:
+            victim = longest(stage)
+            await stage.order_stream(victim)
+            await stage.request(victim)
+            first = await stage.to_learner.recv()
+            assert isinstance(first, TrajectoryChunk)
+            if how == "cancel":
+                await stage.cancel(victim)
+            news: list[ChunkNews] = []
+            while not news or isinstance(news[-1], TrajectoryChunk):
+                news.append(await stage.to_learner.recv())
+            assert news[-1].candidate_ids == (candidate_id(0, victim),)  # type: ignore[union-attr]
+            assert isinstance((await stage.ends(victim))[victim], RolloutEnded)
+        assert not stage.to_learner.stats.depth
+
+    play(check)
+
+
+def test_a_learner_that_does_not_read_holds_nothing_up(play: Play) -> None:
+    async def check() -> None:
+        async with generator({"mean_tokens": 100}, chunk_tokens=1, interval=1) as stage:
+            await stage.order_stream(*range(8))
+            await stage.request(*range(8))
+            ends = await stage.ends(*range(8))
+            for index, end in ends.items():
+                assert isinstance(end, Trajectory) and end.response_tokens.tolist() == stage.planned(index).tolist()
+            assert stage.to_learner.stats.depth == 4  # as much as the link takes
+            news: list[ChunkNews] = []
+            collecting = asyncio.create_task(stage.collect(news))
+            await turns(lambda: any(isinstance(message, ChunksDropped) for message in news))
+            await turns(lambda: not stage.to_learner.stats.depth)
+            collecting.cancel()
+        assert stage.supervisor.summary is not None and stage.supervisor.summary["streams_dropped"] > 0
+        dropped = {c for message in news if isinstance(message, ChunksDropped) for c in message.candidate_ids}
+        assert len(dropped) == stage.supervisor.summary["streams_dropped"]
+        for index in range(8):
+            chunks = joined([m for m in news if getattr(m, "candidate_id", None) not in dropped], index)
+            assert chunks == stage.planned(index).tolist()[: len(chunks)]
 
     play(check)
