@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from darts_async.algorithms.allocation import FixedMean
 from darts_async.algorithms.credits import CreditBook
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
+from darts_async.algorithms.evaluation import EvalSchedule, EvalScore
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.seeding import rollout_seed, stable_hash
 from darts_async.algorithms.staleness import Admission
@@ -134,3 +135,105 @@ def test_replacement_of_an_ended_group_is_dropped_without_spending():
     dispatcher.group_ended(first.group_id, trained=False)
     assert dispatcher.next_job() is None
     assert dispatcher.credits.free("a") == 1
+
+
+def _with_evaluations(*, steps: int = 6, every: int = 2, evals: int = 2, eta: int = 1) -> Dispatcher:
+    return Dispatcher(
+        admission=Admission(groups_per_step=1, eta=eta, steps=steps, in_flight_groups=8),
+        order=PromptOrder(5, seed=1),
+        allocation=FixedMean(3.0),
+        steps=steps,
+        num_eval_prompts=evals,
+        eval_samples=2,
+        schedule=EvalSchedule(every_steps=every, samples=2),
+    )
+
+
+def _jobs(dispatcher: Dispatcher) -> list:
+    jobs = []
+    while (job := dispatcher.next_job()) is not None:
+        jobs.append(job)
+    return jobs
+
+
+def _train(dispatcher: Dispatcher, job: GroupJob, version: int, *, last: bool = False) -> None:
+    dispatcher.admission.completed(job.group_id)
+    dispatcher.group_ended(job.group_id, trained=True)
+    dispatcher.published(version, last=last)
+
+
+def _evaluate(dispatcher: Dispatcher, jobs: list) -> EvalScore | None:
+    return [dispatcher.evaluated(job.group_id, (1.0, 0.0), (4, 8)) for job in jobs][-1]
+
+
+def test_an_evaluation_goes_before_further_training_groups_and_training_goes_on_beside_it():
+    dispatcher = _with_evaluations()
+    dispatcher.credits.grant("g", 1000)
+    _evaluate(dispatcher, _jobs(dispatcher))
+    first, second = _jobs(dispatcher)
+    _train(dispatcher, first, 1)
+    (third,) = _jobs(dispatcher)
+    _train(dispatcher, second, 2)
+    *during, fourth = _jobs(dispatcher)
+    assert [(job.purpose, job.policy_version) for job in during] == [("eval", 2)] * 2
+    assert (fourth.purpose, fourth.policy_version) == ("train", 2)
+    _train(dispatcher, third, 3)
+    _train(dispatcher, fourth, 4)  # the next evaluation is due before this one is over: it waits
+    assert [job.purpose for job in _jobs(dispatcher)] == ["train", "train"]
+    assert _evaluate(dispatcher, during) == EvalScore("during", 2, 0.5, 6.0, 4)
+    again = _jobs(dispatcher)
+    assert [(job.purpose, job.policy_version) for job in again] == [("eval", 4)] * 2
+    assert _evaluate(dispatcher, again).version == 4
+    assert dispatcher.phase == "train"
+
+
+def test_groups_that_wait_cannot_take_the_credits_of_an_evaluation():
+    dispatcher = _with_evaluations(eta=8)
+    dispatcher.credits.grant("g", 9)
+    assert len(_jobs(dispatcher)) == 2
+    dispatcher.evaluated(0, (), ())
+    dispatcher.evaluated(1, (), ())
+    dispatcher.credits.grant("g", 13)
+    assert [job.num_candidates for job in _jobs(dispatcher)] == [3, 3]  # of 9, two are kept back
+    dispatcher.replace(2, 77)
+    assert isinstance(dispatcher.next_job(), ReplacementJob)
+    assert dispatcher.credits.free("g") == 2
+    dispatcher.replace(2, 78)
+    assert dispatcher.next_job() is None
+    dispatcher.published(2)
+    (job,) = _jobs(dispatcher)  # neither the replacement nor anything else holds it up
+    assert (job.purpose, dispatcher.credits.free("g")) == ("eval", 0)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_limit_ends_training_with_the_version_that_it_is_told_of(last: int):
+    dispatcher = _with_evaluations(steps=100)
+    dispatcher.credits.grant("g", 1000)
+    _evaluate(dispatcher, _jobs(dispatcher))
+    waiting, during = [], []
+    for version in range(1, last + 1):
+        for job in _jobs(dispatcher):
+            (waiting if job.purpose == "train" else during).append(job)
+        _train(dispatcher, waiting.pop(0), version, last=version == last)
+    assert waiting  # they are not waited for
+    if during:  # an evaluation that is under way is
+        assert dispatcher.phase == "train" and _jobs(dispatcher) == []
+        assert _evaluate(dispatcher, during).version == 2
+    assert dispatcher.phase == "after"
+    after = _jobs(dispatcher)
+    assert [(job.purpose, job.policy_version) for job in after] == [("eval", last)] * 2  # the last is not done twice
+    assert _evaluate(dispatcher, after) == EvalScore("after", last, 0.5, 6.0, 4)
+    assert dispatcher.phase == "complete"
+    for job in waiting:
+        dispatcher.group_ended(job.group_id, trained=False)
+    assert dispatcher.next_job() is None
+
+
+def test_a_limit_waits_for_the_reports_of_what_was_trained():
+    dispatcher = _with_evaluations(evals=0)
+    dispatcher.credits.grant("g", 100)
+    job, _ = _jobs(dispatcher)
+    dispatcher.published(1, last=True)  # overtook the group's outcome
+    assert (dispatcher.phase, dispatcher.next_job()) == ("train", None)
+    dispatcher.group_ended(job.group_id, trained=True)
+    assert dispatcher.phase == "complete"
