@@ -1,6 +1,7 @@
 """Micro-batches: which sequences go through the model together.
 
-A micro-batch is padded to its longest sequence, so it costs rows x longest tokens; that product stays within a budget.
+`pack`: a micro-batch is padded to its longest sequence, so it costs rows x longest tokens; that product stays within a
+budget. `join`: sequences stand one after the other in one row, and their sum stays within it.
 Invariants: every sequence is in exactly one micro-batch; none is over budget unless it is one single sequence that is
 over budget by itself; the result depends on the lengths and their order alone.
 """
@@ -52,3 +53,22 @@ def pack(lengths: Sequence[int], budget: int, overhead_tokens: int = 0) -> Packi
         start = stop[start]
     padded = sum(lengths[batch[0]] * len(batch) for batch in batches)
     return Packing(tuple(batches), num_tokens=sum(lengths), padded_tokens=padded)
+
+
+def join(lengths: Sequence[int], budget: int) -> Packing:
+    """Bin sequences into rows of at most `budget` tokens, without padding. Raises `ValueError` for a length below 1.
+
+    First fit, longest first: at most 11/9 of the fewest rows there can be, and one (Johnson 1973).
+    """
+    if budget < 1 or any(length < 1 for length in lengths):
+        raise ValueError(f"packing needs positive lengths and a positive budget, got {budget} and {list(lengths)}")
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        place = next((row for row, left in enumerate(free) if left >= lengths[index]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            free.append(budget)
+        rows[place].append(index)
+        free[place] -= lengths[index]
+    return Packing(tuple(tuple(row) for row in rows), num_tokens=sum(lengths), padded_tokens=sum(lengths))

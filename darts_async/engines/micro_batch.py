@@ -1,8 +1,10 @@
-"""From groups to padded tensors: the rows of a micro-batch and which of their positions are in the loss.
+"""From groups to tensors: the rows of a micro-batch and which of their positions are in the loss.
 
-Rows are padded on the right and no attention mask is passed: attention is causal, so no real position sees padding,
-and positions count from 0 as in the engine. Invariant: the i-th loss token of a micro-batch is the same token in
-all fields of length T and, through `positions`, in the logits.
+Bucketed, responses of similar length are rows that are padded on the right; no attention mask is passed: attention is
+causal, so no real position sees padding, and positions count from 0 as in the engine. Padding-free, one row holds
+responses one after the other, positions start again with each, and attention is kept within each.
+Invariant: the i-th loss token of a micro-batch is the same token in all fields of length T and, through `positions`, in
+the hidden states. A response is whole in one micro-batch.
 """
 
 from __future__ import annotations
@@ -15,8 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from darts_async.algorithms.packing import join, pack
+
 if TYPE_CHECKING:
+    from darts_async.config.schema import LearnerSection
     from darts_async.messages import TrainGroup
+
+_OVERHEAD_TOKENS = {"cpu": 100, "cuda": 1000}
+"""What one more micro-batch costs, in tokens. CPU: 6 ms beside 0.06 ms a token (quickstart policy, one thread). CUDA:
+an estimate, some 30 ms of kernel launches beside 30 us a token for a model of 1.5 B parameters."""
 
 
 @dataclass(slots=True)
@@ -65,14 +74,18 @@ def rows_of(group: TrainGroup, advantages: npt.NDArray[np.float32], *, mask_trun
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Tensors of R rows padded to W tokens, with T loss tokens in all."""
+    """Tensors of R responses with T loss tokens in all: R rows padded to W tokens, or one row of W tokens."""
 
     input_ids: torch.Tensor
-    """int64 [R, W]."""
+    """int64 [R, W], or [1, W] padding-free."""
+    position_ids: torch.Tensor | None
+    """int64 [1, W], from 0 in each response; None where rows are padded (each counts from 0)."""
+    segments: tuple[int, ...] | None
+    """Padding-free: tokens of each response with its prompt, in the row's order. They sum to W."""
     logits_to_keep: int
-    """The model computes logits for this many last positions only: the earliest loss position of any row and later."""
+    """Loss positions are among this many last ones of a row."""
     positions: torch.Tensor
-    """int64 [T]: index of each loss token's logits in the kept ones, flattened to [R * logits_to_keep, vocab]."""
+    """int64 [T]: where each loss token is predicted, as an index into the flattened `input_ids`."""
     targets: torch.Tensor
     """int64 [T]: the sampled tokens."""
     behaviour_logprobs: torch.Tensor
@@ -84,27 +97,45 @@ class MicroBatch:
     oldest_versions: torch.Tensor
     """int64 [T]: that of the first token of its response, the oldest there."""
     responses: torch.Tensor
-    """int64 [T]: which row a loss token belongs to, 0..R-1."""
+    """int64 [T]: which response a loss token belongs to, 0..R-1."""
     lengths: torch.Tensor
-    """int64 [R]: response tokens of each row."""
+    """int64 [R]: response tokens of each."""
     proximal_logprobs: torch.Tensor | None
     """float32 [T]; None unless all rows have them."""
     reference_logprobs: torch.Tensor | None
     """float32 [T]; None unless all rows have them."""
 
 
-def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBatch:
-    """Pad rows into one micro-batch. The token at position p is predicted by the logits at p - 1."""
-    width = max(row.num_tokens for row in rows)
-    first = min(row.prompt.size for row in rows) - 1
-    kept = width - first
-    input_ids = np.zeros((len(rows), width), dtype=np.int64)
+def micro_batches(rows: Sequence[Row], settings: LearnerSection, device: torch.device) -> Iterator[MicroBatch]:
+    """Pack rows by `learner.packing` within `learner.micro_batch_tokens`; each row is in exactly one micro-batch."""
+    lengths = [row.num_tokens for row in rows]
+    padding_free = settings.packing == "padding_free"
+    if padding_free:
+        packing = join(lengths, settings.micro_batch_tokens)
+    else:
+        packing = pack(lengths, settings.micro_batch_tokens, _OVERHEAD_TOKENS.get(device.type, 0))
+    for indices in packing.batches:
+        yield collate([rows[index] for index in indices], device, padding_free=padding_free)
+
+
+def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, padding_free: bool = False) -> MicroBatch:
+    """Make one micro-batch of rows. The token at position p is predicted by the hidden state at p - 1."""
+    lengths = [row.num_tokens for row in rows]
+    if padding_free:
+        starts, width = np.cumsum([0, *lengths[:-1]]).tolist(), sum(lengths)
+        input_ids = np.zeros((1, width), dtype=np.int64)
+    else:
+        width = max(lengths)
+        starts = [index * width for index in range(len(rows))]
+        input_ids = np.zeros((len(rows), width), dtype=np.int64)
+    flat = input_ids.reshape(-1)
     positions: list[npt.NDArray[np.int64]] = []
-    for index, row in enumerate(rows):
-        input_ids[index, : row.prompt.size] = row.prompt
-        input_ids[index, row.prompt.size : row.num_tokens] = row.response
-        start = index * kept + row.prompt.size - 1 - first
-        positions.append(np.arange(start, start + row.response.size, dtype=np.int64))
+    for row, start in zip(rows, starts, strict=True):
+        flat[start : start + row.prompt.size] = row.prompt
+        flat[start + row.prompt.size : start + row.num_tokens] = row.response
+        first = start + row.prompt.size - 1
+        positions.append(np.arange(first, first + row.response.size, dtype=np.int64))
+    earliest = rows[0].prompt.size - 1 if padding_free else min(row.prompt.size for row in rows) - 1
 
     def tensor(array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
@@ -118,7 +149,9 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> MicroBat
 
     return MicroBatch(
         input_ids=tensor(input_ids),
-        logits_to_keep=kept,
+        position_ids=tensor(np.concatenate([np.arange(n) for n in lengths])[None]) if padding_free else None,
+        segments=tuple(lengths) if padding_free else None,
+        logits_to_keep=width - earliest,
         positions=tensor(np.concatenate(positions)),
         targets=tensor(np.concatenate([row.response for row in rows]).astype(np.int64)),
         behaviour_logprobs=tensor(np.concatenate([row.behaviour_logprobs for row in rows])),

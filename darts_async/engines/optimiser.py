@@ -39,7 +39,7 @@ class Update:
 
 
 class StepOptimiser:
-    """AdamW over float32 master weights, which are the model's own parameters where those are float32.
+    """AdamW over float32 master weights, which are the model's own parameters where those are float32 or wider.
 
     Weights of a lower precision would swallow updates of a small learning rate (bfloat16 keeps 8 bits), so the masters
     and the gradient sums are kept beside them. Weight decay is for parameters of two and more dimensions: biases and
@@ -57,7 +57,7 @@ class StepOptimiser:
         self._parameters = [parameter for _, parameter in named]
         self._masters = [
             parameter
-            if parameter.dtype == torch.float32
+            if parameter.dtype in {torch.float32, torch.float64}
             else torch.nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             for parameter in self._parameters
         ]

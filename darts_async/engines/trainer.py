@@ -21,15 +21,15 @@ import torch
 from accelerate import Accelerator
 
 from darts_async.algorithms.group_advantages import GroupAdvantages
-from darts_async.algorithms.packing import pack
 from darts_async.config.paths import model_folder
+from darts_async.engines.activation_checkpoints import checkpoint_activations
 from darts_async.engines.frozen import FrozenPolicies
 from darts_async.engines.loss_tokens import LossTokens
-from darts_async.engines.micro_batch import MicroBatch, collate, rows_of
+from darts_async.engines.micro_batch import MicroBatch, micro_batches, rows_of
 from darts_async.engines.objective import Objective
 from darts_async.engines.observations import Observations
 from darts_async.engines.optimiser import StepOptimiser
-from darts_async.engines.policy_model import PolicyModel, load_model
+from darts_async.engines.policy_model import PolicyModel, PolicyScorer, load_model
 from darts_async.engines.token_sums import TokenSums
 from darts_async.engines.weights import export_tensors, write_checkpoint, write_weights
 from darts_async.errors import RunFailed
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from darts_async.messages import TrainGroup
 
 _log = logging.getLogger(__name__)
-
-_OVERHEAD_TOKENS = {"cpu": 100, "cuda": 1000}
-"""What one more micro-batch costs, in tokens. CPU: 6 ms beside 0.06 ms a token (quickstart policy, one thread). CUDA:
-an estimate, some 30 ms of kernel launches beside 30 us a token for a model of 1.5 B parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +60,21 @@ class StepStats:
 class PolicyTrainer:
     """A causal language model, its optimiser and the unfinished step."""
 
-    def __init__(self, config: Config) -> None:
-        """Load the model folder. Raises what transformers raises for a folder it cannot load, and `ConfigError` for a
-        function of the user's."""
+    def __init__(self, config: Config, dtype: torch.dtype | None = None) -> None:
+        """Load the model folder, in `model.dtype` or `dtype`. Raises what transformers raises for a folder it cannot
+        load, and `ConfigError` for a function of the user's and for what the model cannot do."""
         settings = config.learner
         self._advantages = GroupAdvantages(config)
         self._objective = Objective(config)
         torch.set_num_threads(settings.threads)
         self._source = model_folder(config)
         self._config = config
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-        self._model: Any = self._accelerator.prepare_model(load_model(self._source, config))
-        self._policy = PolicyModel(self._model, config)
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed_precision)
+        self._model: Any = load_model(self._source, config, dtype)
+        scorer = PolicyScorer(self._model, config)
+        if settings.gradient_checkpointing:
+            checkpoint_activations(self._model)
+        self._policy = PolicyModel(self._accelerator.prepare_model(scorer), config)
         self._optimiser = StepOptimiser(self._model.named_parameters(), settings, steps=config.run.steps)
         self._observations = Observations(config, [p for p in self._model.parameters() if p.requires_grad])
         self._sums = TokenSums()
@@ -98,11 +97,10 @@ class PolicyTrainer:
         ]
         self.frozen.fill(groups, rows, go_on=self._goes_on)
         sums = TokenSums()
-        overhead = _OVERHEAD_TOKENS.get(self._accelerator.device.type, 0)
-        for indices in pack([row.num_tokens for row in rows], settings.micro_batch_tokens, overhead).batches:
+        for batch in micro_batches(rows, settings, self._accelerator.device):
             if self._abandoned.is_set():
                 break
-            sums += self._accumulate(collate([rows[index] for index in indices], self._accelerator.device))
+            sums += self._accumulate(batch)
             self.frozen.take_news()
         self._sums += sums
         return sums
@@ -192,6 +190,7 @@ class PolicyTrainer:
         return self._optimiser.gradients
 
 
-def load_trainer(config: Config) -> PolicyTrainer:
-    """Load the policy of a config. Takes seconds; call it on the thread that will do all torch work."""
-    return PolicyTrainer(config)
+def load_trainer(config: Config, dtype: torch.dtype | None = None) -> PolicyTrainer:
+    """Load the policy of a config, in `model.dtype` or `dtype`. Takes seconds; call it on the thread that will do all
+    torch work."""
+    return PolicyTrainer(config, dtype)
