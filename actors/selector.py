@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
-from darts_async.algorithms.ledger_records import LEDGER_FORMAT, RunOpened
+from darts_async.algorithms.ledger_records import RunOpened
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner, eta_of
 from darts_async.config import Config
@@ -61,7 +61,7 @@ async def run(links: SelectorLinks, config: Config) -> None:
 
 async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
     """`run` with a pool of the caller's choice."""
-    file = LedgerFile(RunPaths.of(config).ledger)
+    file = LedgerFile.create(RunPaths.of(config).ledger)
     try:
         actor = _SelectorActor(links, config, pool, file)
         async with asyncio.TaskGroup() as tasks:
@@ -109,9 +109,7 @@ class _SelectorActor:
         self._steps: list[StepMetrics] = []
         self._streams_open = {f"generator-{rank}" for rank in range(config.generator.replicas)}
         self._warn_at = 1
-        file.append(
-            RunOpened(format=LEDGER_FORMAT, run=config.run.name, seed=config.run.seed, rule=config.selection.rule)
-        )
+        file.append(RunOpened(run=config.run.name, seed=config.run.seed, rule=config.selection.rule))
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
@@ -199,7 +197,7 @@ class _SelectorActor:
                 case StepDone():
                     self._selector.on_step_done(message)
                     await self._after_message()
-                    await self._file.flush()
+                    await self._file.sync()
                 case GroupSwept():
                     _log.warning("group %d came too late: staleness %d", message.group_id, message.staleness)
                     self._selector.on_swept(message)

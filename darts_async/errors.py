@@ -14,11 +14,14 @@ Errors are caught at two places only: the per-rollout boundary and an actor's ou
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "ConfigError",
     "DartsError",
     "EndOfStream",
     "EngineDead",
+    "LedgerDamaged",
     "LinkBroken",
     "LinkClosed",
     "ProtocolError",
@@ -79,3 +82,20 @@ class EngineDead(DartsError):
 
 class RunFailed(DartsError):
     """The run is over. The message names the role, what happened and where to read more."""
+
+
+class LedgerDamaged(RunFailed):
+    """A ledger on disk is not what was written: a flipped bit, a missing or swapped record or segment."""
+
+    def __init__(self, path: Path, offset: int, what: str) -> None:
+        super().__init__(path, offset, what)
+        self.path = path
+        self.offset = offset
+        """Bytes of the file that are good."""
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"the ledger is damaged: {self.path}, byte {self.offset}: {self.what}. "
+            "Put back the file as it was written, from a copy; what stands before that place is good"
+        )

@@ -69,6 +69,7 @@ class Books:
             GroupPlanned(
                 group_id=plan.group_id,
                 prompt_id=plan.prompt_id,
+                purpose=plan.purpose,
                 rule=plan.rule,
                 group_size=plan.group_size,
                 keep_longest=plan.keep_longest,
@@ -166,9 +167,9 @@ class Books:
         self.ledger.check()
         rollouts = {str(state): self.ledger.rollouts[state] for state in LEDGER_STATES}
         tokens = {str(state): self.ledger.tokens[state] for state in LEDGER_STATES}
+        rollouts["generated"], tokens["generated"] = self.ledger.generated, self.ledger.tokens_generated
         estimated = self.ledger.num_estimated
         self._records.append(RunClosed(rollouts=rollouts, tokens=tokens, estimated=estimated))
-        rollouts["generated"], tokens["generated"] = self.ledger.generated, self.ledger.tokens_generated
         summary = {f"rollouts/{name}": float(count) for name, count in rollouts.items()}
         summary |= {f"tokens/{name}": float(count) for name, count in tokens.items()}
         summary["rollouts/tokens_estimated"] = float(estimated)

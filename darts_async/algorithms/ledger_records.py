@@ -1,15 +1,16 @@
 """What the ledger on disk consists of: one MessagePack map a record, told apart by `kind`.
 
 The order of a candidate's life is the order of its records: `plan` (or `replace`), then exactly one `candidate`.
+Decoding checks types and bounds; whether the records fit together is `ledger_audit`'s to say.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from darts_async.messages import LedgerState
+from darts_async.messages import CandidateIds, GroupIds, LedgerState, LongText, NonNegative, Purpose, ShortText
 
 __all__ = [
     "LEDGER_FORMAT",
@@ -20,85 +21,112 @@ __all__ = [
     "LedgerRecord",
     "RunClosed",
     "RunOpened",
+    "RunReopened",
+    "SegmentOpened",
     "StepTrained",
 ]
 
-LEDGER_FORMAT: Final = 1
+LEDGER_FORMAT: Final = 2
 """Raised whenever a record changes shape."""
 
+Totals = Annotated[dict[ShortText, NonNegative], msgspec.Meta(max_length=64)]
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
     """Base of all records."""
 
 
-class RunOpened(_Record, frozen=True, kw_only=True, tag="open"):
-    """First record of a ledger."""
+class SegmentOpened(_Record, frozen=True, kw_only=True, tag="segment"):
+    """First record of every file of the ledger; about the files, not about the run."""
 
-    format: int
-    run: str
+    format: NonNegative
+    run_id: ShortText
+    """Drawn when the ledger was made; the same in all its segments."""
+    segment: NonNegative
+    """Number of this file."""
+    sequence: NonNegative
+    """Number of this record among all of the ledger."""
+
+
+class RunOpened(_Record, frozen=True, kw_only=True, tag="open"):
+    """First record of a run."""
+
+    run: ShortText
     seed: int
-    rule: str
+    rule: ShortText
+
+
+class RunReopened(_Record, frozen=True, kw_only=True, tag="reopen"):
+    """Another process goes on with the ledger from here. What was open still is."""
+
+    cut_bytes: NonNegative
+    """Of an unfinished write at the end of the last segment."""
 
 
 class GroupPlanned(_Record, frozen=True, kw_only=True, tag="plan"):
     """A group whose candidates are in the books from here on."""
 
-    group_id: int
-    prompt_id: str
-    rule: str
-    group_size: int
-    keep_longest: int
-    candidate_ids: tuple[int, ...]
-    dispatch_version: int
+    group_id: NonNegative
+    prompt_id: ShortText
+    purpose: Purpose = "train"
+    """Written down so that a reader can check it: evaluations have no place in the ledger."""
+    rule: ShortText
+    group_size: NonNegative
+    keep_longest: NonNegative
+    candidate_ids: CandidateIds
+    dispatch_version: NonNegative
 
 
 class CandidateReplaced(_Record, frozen=True, kw_only=True, tag="replace"):
     """A candidate that is in the books in the place of one that failed."""
 
-    failed_id: int
-    candidate_id: int
+    failed_id: NonNegative
+    candidate_id: NonNegative
 
 
 class CandidateEnded(_Record, frozen=True, kw_only=True, tag="candidate"):
     """The end of a candidate: exactly one record each."""
 
-    candidate_id: int
+    candidate_id: NonNegative
     state: LedgerState
-    tokens: int
+    tokens: NonNegative
     estimated: bool = False
     """The token count is the last progress."""
     capped: bool = False
     """Ended at max_response_tokens."""
     reward: float | None = None
-    reason: str = ""
+    reason: LongText = ""
     """Why it failed."""
 
 
 class GroupEnded(_Record, frozen=True, kw_only=True, tag="group"):
     """What became of a group."""
 
-    group_id: int
+    group_id: NonNegative
     outcome: Literal["trained", "rejected", "stale", "cancelled"]
-    version: int | None = None
+    version: NonNegative | None = None
     """The policy version that its step made."""
-    reason: str = ""
+    reason: LongText = ""
 
 
 class StepTrained(_Record, frozen=True, kw_only=True, tag="step"):
     """The learner finished a step."""
 
-    version: int
-    group_ids: tuple[int, ...]
+    version: NonNegative
+    group_ids: GroupIds
 
 
 class RunClosed(_Record, frozen=True, kw_only=True, tag="close"):
-    """Last record of a ledger that was closed in good order: the totals."""
+    """Last record of a ledger that was closed in good order: the totals of the whole ledger."""
 
-    rollouts: dict[str, int]
-    tokens: dict[str, int]
-    estimated: int
+    rollouts: Totals
+    """`generated`, and by state."""
+    tokens: Totals
+    """`generated`, and by state."""
+    estimated: NonNegative
+    """Candidates whose token count is their last progress."""
 
 
 LedgerRecord: TypeAlias = (
-    RunOpened | GroupPlanned | CandidateReplaced | CandidateEnded | GroupEnded | StepTrained | RunClosed
+    RunOpened | RunReopened | GroupPlanned | CandidateReplaced | CandidateEnded | GroupEnded | StepTrained | RunClosed
 )

@@ -6,18 +6,16 @@ import asyncio
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import msgpack
-import msgspec
 import numpy as np
 import pytest
 import uvloop
 
 from actors.local import LocalRun
-from darts_async.algorithms.ledger_records import GroupEnded, GroupPlanned, LedgerRecord
+from darts_async.algorithms.ledger_audit import LedgerAudit
+from darts_async.algorithms.ledger_records import GroupEnded, GroupPlanned
 from darts_async.algorithms.seeding import rollout_seed
 from darts_async.algorithms.staleness import eta_of
 from darts_async.config import Config, builtin_configs, load_config
@@ -26,6 +24,7 @@ from darts_async.engines.sim_engine import SimEngine
 from darts_async.engines.sim_response import sample_response
 from darts_async.engines.token_sums import TokenSums
 from darts_async.messages import LEDGER_STATES, Finished, Message, RolloutRequest, StepMetrics, TrainGroup, index_of
+from darts_async.runtime.ledger_reader import LedgerReader
 
 _DEADLINE_S = 40.0
 
@@ -39,6 +38,7 @@ class Stats:
     grad_norm: float = 0.0
     lr: float = 0.0
     sums: TokenSums = field(default_factory=TokenSums)
+    observed: dict[str, float] = field(default_factory=dict)
 
 
 class Recorder:
@@ -128,6 +128,9 @@ class Result:
         assert made == self.summary["tokens/generated"]
         # A replacement that was asked for as the run ended was never dispatched: it has no report, and 0 tokens.
         assert self.summary["rollouts/tokens_estimated"] <= self.summary["rollouts/failed"]
+        books = read_ledger(RunPaths.of(self.config).ledger).audit
+        assert {f"rollouts/{s}": n for s, n in books.rollouts.items()}.items() <= self.summary.items()
+        assert {f"tokens/{s}": n for s, n in books.tokens.items()}.items() <= self.summary.items()
         trained = sum(len(group.candidate_ids) for step in self.trained.steps for group in step)
         assert trained == self.summary["rollouts/trained"]
         assert all(engine.num_unfinished == 0 for engine in self.engines)
@@ -220,19 +223,23 @@ def test_deferred_prompts_come_back_in_long_rounds(tmp_path: Path, mode: str):
 class LedgerOnDisk:
     prompt_of: dict[int, str]
     ends: list[GroupEnded]
+    audit: LedgerAudit
 
 
 def read_ledger(folder: Path) -> LedgerOnDisk:
-    """The groups of the only run under this folder."""
+    """The groups of the only run under this folder, its books audited."""
     prompts, ends = {}, []
-    for path in sorted(folder.glob("**/*.msgpack")):
-        for raw in msgpack.Unpacker(BytesIO(path.read_bytes())):
-            record = msgspec.convert(raw, LedgerRecord)
-            if isinstance(record, GroupPlanned):
-                prompts[record.group_id] = record.prompt_id
-            elif isinstance(record, GroupEnded):
-                ends.append(record)
-    return LedgerOnDisk(prompts, ends)
+    (ledger,) = {path.parent for path in folder.glob("**/000000.msgpack")}
+    audit = LedgerAudit()
+    for record in LedgerReader(ledger):
+        audit.feed(record)
+        if isinstance(record, GroupPlanned):
+            prompts[record.group_id] = record.prompt_id
+        elif isinstance(record, GroupEnded):
+            ends.append(record)
+    audit.finish(live=False)
+    assert audit.violations == []
+    return LedgerOnDisk(prompts, ends, audit)
 
 
 @pytest.mark.parametrize("mode", ["one_step_off", "async"])

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgspec
 import numpy as np
 import pytest
 import uvloop
 
 from actors.selector import run
+from darts_async.algorithms.ledger_audit import LedgerAudit
 from darts_async.algorithms.selection import survivor_draw
 from darts_async.config import Config
 from darts_async.config.paths import QUICKSTART_POLICY
@@ -50,6 +51,7 @@ from darts_async.messages import (
     candidate_id,
     index_of,
 )
+from darts_async.runtime.ledger_reader import LedgerReader
 from darts_async.runtime.links import SelectorLinks
 from darts_async.tasks import load_task
 from darts_async.tasks.chat import ChatTokenizer
@@ -154,10 +156,16 @@ class Stage:
         assert self.supervisor.summary is not None
         return self.supervisor.summary
 
-    def ledger(self) -> list[dict[str, Any]]:
-        path = Path(self.config.run.dir) / "r" / "ledger" / "000000.msgpack"
-        with path.open("rb") as stream:
-            return list(msgpack.Unpacker(stream))
+    def ledger(self, violation: str | None = None) -> list[dict[str, Any]]:
+        """The records; they are checked on the way. violation: what has to be found."""
+        reader, audit = LedgerReader(Path(self.config.run.dir) / "r" / "ledger", live=False), LedgerAudit()
+        records = []
+        for record in reader:
+            audit.feed(record)
+            records.append(msgspec.to_builtins(record))
+        audit.finish(live=False)
+        assert audit.violations == ([violation] if violation else [])
+        return records
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -577,7 +585,9 @@ def test_strange_messages_are_counted_and_harm_nothing(play: Play) -> None:
         assert (await set_up.reply(GroupOutcome)).outcome == "trained"
         warnings = [report.text for report in set_up.supervisor.reports if isinstance(report, Warn)]
         assert warnings and all("unexpected messages" in text for text in warnings)
-        assert_balance(await set_up.stop(), set_up.ledger())
+        summary = await set_up.stop()
+        told = "record 2: the step to version 1 names groups that were not trained in it: 0, 8"
+        assert_balance(summary, set_up.ledger(violation=told))
 
     play(scene)
 

@@ -3,6 +3,8 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import msgpack
@@ -36,7 +38,8 @@ def test_the_ledger_on_disk_agrees_with_the_summary(up):
     ended: dict[int, tuple[str, int]] = {}
     for segment in sorted((run.run_folder / "ledger").glob("*.msgpack")):
         with segment.open("rb") as file:
-            for record in msgpack.Unpacker(file):
+            for _, _, packed in msgpack.Unpacker(file):
+                record = msgpack.unpackb(packed)
                 if record["kind"] == "candidate":
                     assert record["candidate_id"] not in ended
                     ended[record["candidate_id"]] = (record["state"], record["tokens"])
@@ -45,6 +48,13 @@ def test_the_ledger_on_disk_agrees_with_the_summary(up):
             assert sum(s == state for s, _ in ended.values()) == count
             assert sum(tokens for s, tokens in ended.values() if s == state) == run.summary["tokens"][state]
     assert len(ended) == run.summary["rollouts"]["generated"]
+    command = [sys.executable, "-m", "darts_async.cli", "replay", str(run.run_folder), "--check", "--json"]
+    check = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
+    replayed = json.loads(check.stdout)
+    assert (replayed["closed"], replayed["live"], replayed["violations"], replayed["steps"]) == (True, False, [], 2)
+    for what in ("rollouts", "tokens"):
+        assert run.summary[what].items() <= replayed[what].items()
 
 
 def test_sync_over_tcp_trains_without_staleness(up, tmp_path):
