@@ -26,7 +26,7 @@ def test_summary_collects_the_roles_parts():
     record.add_finished(Finished(role="selector", rank=0, summary=books))
     starvation = {"starvation/prompts": 2.0, "starvation/max": 5.0}
     record.add_finished(Finished(role="allocator", rank=0, summary=starvation))
-    record.add_finished(Finished(role="learner", rank=0, summary={"policy_version": 3.0, "staleness/max": 1.0}))
+    record.add_finished(Finished(role="learner", rank=0, summary={"policy_version": 3.0, "ended_by/wall_s": 1.0}))
     for rank, p99 in enumerate((5.0, 9.0)):
         summary = {"idle_ratio": 0.1 + rank / 10, "update_ms/p99": p99}
         record.add_finished(Finished(role="generator", rank=rank, summary=summary))
@@ -37,6 +37,7 @@ def test_summary_collects_the_roles_parts():
     assert summary["tokens"]["trained"] is None
     assert summary["eval"]["before"]["reward"] == 0.5
     assert summary["eval"]["after"] is None
+    assert (summary["eval"]["during"], summary["ended_by"]) == ([], "wall_s")
     assert summary["idle_ratio"] == {"generator": 0.15, "learner": None}
     assert summary["weight_update_ms"] == {"p50": None, "p99": 9.0}
     assert summary["selection"] == {

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from darts_async.config.paths import RunPaths
-from darts_async.messages import StepMetrics
+from darts_async.messages import EvalResult, StepMetrics
 from darts_async.runtime.record import RunRecord
 from darts_async.runtime.run_files import RunFiles
 
@@ -47,3 +47,24 @@ def test_what_only_one_role_reported_is_written_at_the_end_once(files, tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (summary["status"], summary["reason"], summary["steps"]) == ("failed", "why", 2)
     assert summary["bench"] == {"training_s": 2.0}
+
+
+def test_an_evaluation_goes_into_the_next_line_one_a_line(files, tmp_path):
+    for version in (2, 4):
+        files.evaluated(
+            EvalResult(
+                label="during", policy_version=version, reward=version / 10, response_length=7.0, num_rollouts=6
+            )
+        )
+    files.evaluated(EvalResult(label="before", policy_version=0, reward=0.1, response_length=9.0, num_rollouts=6))
+    for step in range(3):
+        files.step(StepMetrics(step=step, values={"policy_version": step + 1.0}), {})
+        values = files.step(StepMetrics(step=step, values={"reward/mean": 0.5}), {})
+        assert values.get("eval/version") == {0: 2.0, 1: 4.0}.get(step)
+    lines = lines_of(tmp_path)
+    assert [line.get("eval/reward") for line in lines] == [0.2, 0.4, None]
+    assert [line.get("eval/response_length") for line in lines] == [7.0, 7.0, None]
+    summary = files.summarise("done")
+    assert [found["policy_version"] for found in summary["eval"]["during"]] == [2, 4]
+    assert (summary["eval"]["before"]["reward"], summary["eval"]["after"]) == (0.1, None)
+    assert summary["ended_by"] is None
