@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import re
 import shutil
 import threading
 import time
@@ -24,6 +25,7 @@ from darts_async.errors import ProtocolError, RunFailed
 from darts_async.messages import (
     AllocatorHello,
     ChunkNews,
+    ChunksDropped,
     FromLearner,
     GeneratorHello,
     GroupSwept,
@@ -36,6 +38,7 @@ from darts_async.messages import (
     StreamEnd,
     ToLearner,
     TrainGroup,
+    TrajectoryChunk,
     VersionSpan,
     candidate_id,
 )
@@ -300,7 +303,8 @@ def test_sync_and_stream_make_the_same_weights(play: Play, config: Config) -> No
 
 def test_the_door_sweeps_what_is_too_stale(play: Play, config: Config) -> None:
     async def scene() -> None:
-        async with _staged(_with(config, run={"steps": 3})) as stage:
+        learner = {"shadow": [{"loss": "gspo"}], "shadow_every": 2}
+        async with _staged(_with(config, run={"steps": 3}, learner=learner)) as stage:
             for group_id in (0, 1):
                 await stage.groups.send(_group(group_id, 0))
             await stage.step_done()
@@ -317,6 +321,10 @@ def test_the_door_sweeps_what_is_too_stale(play: Play, config: Config) -> None:
             values = [(await stage.metrics()).values for _ in range(3)]
             assert [v["staleness/max"] for v in values] == [0, 1, 1]
             assert [v["staleness/mean"] for v in values] == [0, 1, 0.5]
+            ages = [{name: v[name] for name in v if re.fullmatch("age/./tokens", name)} for v in values]
+            assert ages == [{"age/0/tokens": 20}, {"age/1/tokens": 20}, {"age/0/tokens": 10, "age/1/tokens": 10}]
+            compared = ["shadow/gspo+none/cosine" in v for v in values]
+            assert compared == [True, False, True] and all(0 < v["shadow/gspo+none/ess"] <= 1 for v in values)
             summary = await stage.finish()
             assert summary["swept_groups"] == 1 and summary["staleness/max"] == 1
             assert summary["staleness/mean"] == pytest.approx(30 / 60)
@@ -543,6 +551,94 @@ def test_the_event_loop_runs_on_while_torch_works(play: Play, config: Config) ->
             # with torch on the loop there would be hardly a sample, and one as late as the step is long
             assert len(lags) > 10 and np.median(lags) < 0.05 < step_s
             assert max(lags) < 0.5 * step_s
+            await stage.finish()
+
+    play(scene)
+
+
+def _chunk(group: TrainGroup, start: int, stop: int) -> TrajectoryChunk:
+    """Of the group's first response."""
+    return TrajectoryChunk(
+        candidate_id=group.candidate_ids[0],
+        start=start,
+        prompt_tokens=group.prompt_tokens if start == 0 else group.prompt_tokens[:0],
+        response_tokens=group.response_tokens[start:stop],
+    )
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    """Let the loop turn until something in the torch thread, which has no event, is the case."""
+    while not done():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+def test_chunks_are_scored_while_the_learner_waits_and_change_no_weight(play: Play, config: Config) -> None:
+    weights: list[dict[str, Any]] = []
+    figures: list[list[float]] = []
+    for chunk_tokens in (8, 0):
+        streaming = _with(
+            config, queues={"chunk_tokens": chunk_tokens}, learner={"kl_weight": 0.1, "updates_per_step": 2}
+        )
+
+        async def scene(streaming: Config = streaming, streams: bool = chunk_tokens > 0) -> None:
+            figures.append([])
+            async with _staged(streaming) as stage:
+                groups = [_group(group_id, group_id // 2, length=40) for group_id in range(4)]
+                lost = _group(9, 9, length=40)
+                frozen = stage.trainer.frozen
+                if streams:
+                    for group in (groups[0], groups[2], lost):
+                        await stage.chunks.send(_chunk(group, 0, 16))
+                    token_bytes = frozen.reference._scorer.token_bytes
+                    await _until(lambda: frozen.cache_bytes == 2 * 3 * 20 * token_bytes)  # 5 of the prompt, less one
+                    await stage.groups.send(ChunksDropped(candidate_ids=(lost.candidate_ids[0],)))
+                    await _until(lambda: frozen.cache_bytes == 2 * 2 * 20 * token_bytes)
+                    await stage.chunks.send(_chunk(groups[0], 16, 32))
+                    await _until(lambda: frozen.cache_bytes == 2 * (20 + 36) * token_bytes)
+                for step in (0, 1):
+                    for group in groups[2 * step : 2 * step + 2]:
+                        await stage.groups.send(group)
+                    await stage.step_done()
+                    values = (await stage.metrics()).values
+                    figures[-1] += [values["learner/loss"], values["learner/grad_norm"]]
+                    assert values["learner/score_ready_ms"] > 0
+                    if streams:
+                        # In both steps the reference has its part; of the proximal policies, each its own step's.
+                        first = {0: 2 * 32, 1: 2 * 16}[step]
+                        assert values["learner/cached_share"] == pytest.approx(first / (2 * 88))
+                        assert values["learner/chunk_tokens"] == {0: 3 * 16 + 16, 1: 0}[step]
+                        assert values["learner/broken_streams"] == values["learner/uncached_responses"] == 0
+                        if step == 0:  # made again under the new proximal policy
+                            await _until(lambda: frozen.cache_bytes == 2 * 20 * token_bytes)
+                weights.append(_loaded(stage.paths.weights / "v000002.safetensors"))
+                await stage.finish()
+                assert frozen.cache_bytes == 0
+
+        play(scene)
+    source = _loaded(QUICKSTART_POLICY / "model.safetensors")
+    moved, apart = (
+        sum(float(((weights[0][name] - other[name]) ** 2).sum()) ** 0.5 for name in other)
+        for other in (source, weights[1])
+    )
+    # AdamW makes much of the rounding of a gradient near 0; the gradients themselves are compared in `test_frozen`.
+    assert apart < 1e-2 * moved
+    for on, off in zip(*figures, strict=True):
+        assert on == pytest.approx(off, rel=1e-3)
+
+
+def test_min_chunk_groups_are_waited_for_and_fewer_at_the_end_of_a_step(play: Play, config: Config) -> None:
+    config = _with(config, run={"steps": 1}, group={"groups_per_step": 3}, queues={"min_chunk": 2})
+
+    async def scene() -> None:
+        async with _staged(config) as stage:
+            await stage.groups.send(_group(0, 0))
+            await stage.supervisor.saw("waiting for groups (1/3)")
+            assert stage.trainer._sums.tokens == 0
+            await stage.groups.send(_group(1, 0))
+            await stage.supervisor.saw("waiting for groups (2/3)")
+            assert stage.trainer._sums.tokens == 20
+            await stage.groups.send(_group(2, 0))
+            assert (await stage.step_done()).group_ids == (0, 1, 2)
             await stage.finish()
 
     play(scene)

@@ -324,3 +324,28 @@ def test_a_reference_with_another_vocabulary_is_refused(tmp_path: Any) -> None:
     model.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"learner\.reference.*300 tokens.*271"):
         _frozen(reference=str(tmp_path))
+
+
+def test_streaming_changes_no_gradient() -> None:
+    import torch
+
+    from darts_async.engines.trainer import PolicyTrainer
+
+    gradients = []
+    for chunk in (7, 0):
+        trainer = PolicyTrainer(_config(chunk=chunk, kl_weight=0.5, updates_per_step=1))
+        group = _group(1, [30, 12, 41])
+        group.rewards[:] = group.baseline_rewards[:] = [1, 0, 0]
+        group.behaviour_logprobs[:] = -5
+        # The policy has moved away from the reference: without that the divergence has no gradient.
+        with torch.no_grad():
+            for mine, moved in zip(trainer._model.parameters(), _moved_policy().parameters(), strict=True):
+                mine.copy_(moved)
+        if chunk:
+            _stream(trainer.frozen, *(part for row in _rows(group) for part in _chunks(row, chunk)))
+        trainer.accumulate([group])
+        gradients.append([gradient.clone() for gradient in trainer.gradients])
+        assert (trainer.frozen.take_metrics()["learner/cached_share"] > 0.9) == (chunk > 0)
+    for streamed, plain in zip(*gradients, strict=True):
+        assert float(plain.abs().max()) > 0
+        assert float((streamed - plain).abs().max() / plain.abs().max()) < 1e-4
