@@ -6,7 +6,8 @@ would count pi_prox / mu twice.
 
 A masked token keeps its place in the loss's denominator. Masking then is an importance weight of 0, and the gradient
 is the sum over what is left divided by what was sampled: it shrinks when much is masked, instead of being blown up by
-a handful of survivors. (Responses left out by `learner.mask_truncated` are not loss tokens at all.)
+a handful of survivors. IcePop's paper does so; verl and slime divide by what is left. (Responses left out by
+`learner.mask_truncated` are not loss tokens at all.)
 """
 
 from __future__ import annotations

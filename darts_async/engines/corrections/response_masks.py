@@ -22,8 +22,8 @@ def sequence_mask(tokens: LossTokens, settings: LearnerSection) -> CorrectionTer
     """Leave out responses whose product of ratios is outside `sequence_mask_low..sequence_mask_high`. [T]
 
     Source: masked importance sampling by sequence, Liu et al. 2025, "When speed kills stability: demystifying RL
-    collapse from the training-inference mismatch"; there with an upper bound only. The product of a long response
-    leaves any bound sooner than that of a short one: this favours short responses.
+    collapse from the training-inference mismatch". Here it only masks; what is left gets no sequence weight. The
+    product of a long response leaves any bound sooner than that of a short one: this favours short responses.
     """
     total = tokens.per_response(tokens.proximal - tokens.behaviour)
     return _outside(tokens, total, settings.sequence_mask_low, settings.sequence_mask_high)
@@ -32,8 +32,8 @@ def sequence_mask(tokens: LossTokens, settings: LearnerSection) -> CorrectionTer
 def geometric_mask(tokens: LossTokens, settings: LearnerSection) -> CorrectionTerms:
     """Leave out responses whose geometric mean of ratios is outside `geometric_mask_low..geometric_mask_high`. [T]
 
-    Source: as `sequence_mask`, in the length-normalised form of its third part ("geometric sequence masking"), which
-    does not depend on the length. The bounds 0.99 and 1.01 are narrow: a mean of logarithms is a KL estimate.
+    The length-normalised form of `sequence_mask`, as verl's rollout correction has it ("geometric" rejection). The
+    bounds 0.99 and 1.01, its usual ones, are narrow because a mean of logarithms is a KL estimate, not a product.
     """
     mean = tokens.per_response(tokens.proximal - tokens.behaviour) / tokens.lengths
     return _outside(tokens, mean, settings.geometric_mask_low, settings.geometric_mask_high)
@@ -42,7 +42,7 @@ def geometric_mask(tokens: LossTokens, settings: LearnerSection) -> CorrectionTe
 def outlier_veto(tokens: LossTokens, settings: LearnerSection) -> CorrectionTerms:
     """Leave out responses with a token whose ratio is below `veto_ratio`: the policy finds it all but impossible. [T]
 
-    Source: as `sequence_mask` ("token veto"), with its value 1e-4.
+    As verl's rollout correction has it ("token veto"), with its usual value 1e-4.
     """
     outlier = (tokens.proximal - tokens.behaviour) < math.log(settings.veto_ratio)
     return _leave_out(tokens, tokens.per_response(outlier.to(tokens.proximal.dtype)) > 0)

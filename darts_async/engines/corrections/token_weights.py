@@ -35,8 +35,8 @@ def tis(tokens: LossTokens, settings: LearnerSection) -> CorrectionTerms:
 def decoupled_ppo(tokens: LossTokens, settings: LearnerSection) -> CorrectionTerms:  # noqa: ARG001 - registry
     """Token weights as they are: unbiased, and of unbounded variance. [T]
 
-    Sources: "Batch size-invariance for policy optimization" (arXiv 2110.00641), section 3; AReaL (arXiv 2505.24298),
-    equation 5. Both take any recent policy as the proximal one; here it is always the policy at the step's start.
+    Sources: "Batch size-invariance for policy optimization" (arXiv 2110.00641); AReaL (arXiv 2505.24298). Both
+    take any recent policy as the proximal one; here it is always the policy at the step's start.
     """
     weights = torch.exp(tokens.proximal - tokens.behaviour)
     off = torch.zeros_like(weights, dtype=torch.bool)
@@ -46,8 +46,7 @@ def decoupled_ppo(tokens: LossTokens, settings: LearnerSection) -> CorrectionTer
 def icepop(tokens: LossTokens, settings: LearnerSection) -> CorrectionTerms:
     """Token weights w inside `icepop_low <= w <= icepop_high`; tokens outside are left out. [T]
 
-    Source: IcePop, "Small leak can sink a great ship", Ling team 2025 (also arXiv 2510.18855, section 4), with its
-    bounds 0.5 and 5.
+    Source: IcePop, Ling team 2025 (Ring-1T report, arXiv 2510.18855), with its bounds 0.5 and 5.
     """
     weights = torch.exp(tokens.proximal - tokens.behaviour)
     masked = (weights < settings.icepop_low) | (weights > settings.icepop_high)

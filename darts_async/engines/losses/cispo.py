@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def cispo(tokens: LossTokens, reference: Reference, settings: LearnerSection) -> LossTerms:
     """Return `-sg(min(r, 1 + cispo_clip_high)) A log pi` with `r = pi / pi_old`, a token. [T]
 
-    Source: MiniMax-M1 (arXiv 2506.13585), section 3.1, equations 4 and 5. As in its experiments there is no lower
+    Source: MiniMax-M1 (arXiv 2506.13585), section 3.1. As in its experiments there is no lower
     bound. Its value is no estimate of anything (only its gradient is), so `learner/loss` does not compare with others.
     """
     ratio = torch.exp((tokens.policy - reference.old_logprobs).detach())

@@ -19,7 +19,7 @@ def ppo_clip(tokens: LossTokens, reference: Reference, settings: LearnerSection)
 
     Source: PPO (arXiv 1707.06347), equation 7; two bounds ("clip-higher") from DAPO (arXiv 2503.14476), section 3.1,
     with its values 0.2 and 0.28. `dual_clip` c > 1 also bounds the loss of negative advantages by `-c A` (Ye et al.,
-    arXiv 1912.09729, equation 5; 3 to 10 in use); unset, it is off.
+    arXiv 1912.09729; 3 to 10 in use); unset, it is off.
     """
     advantages = tokens.advantages
     low, high, bound = settings.clip_low, settings.clip_high, settings.dual_clip
