@@ -10,7 +10,7 @@ from darts_async.engines.token_sums import TokenSums
 def test_all_fields_are_numbers_that_add_or_are_maxima_by_name() -> None:
     names = [field.name for field in dataclasses.fields(TokenSums)]
     first = TokenSums(**{name: index + 1 for index, name in enumerate(names)})
-    first += TokenSums(**{name: 100 for name in names})
+    first += TokenSums(**dict.fromkeys(names, 100))
     for index, name in enumerate(names):
         assert getattr(first, name) == (100 if name.endswith("_max") else index + 101), name
 
