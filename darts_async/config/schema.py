@@ -36,9 +36,11 @@ class RunSection(Section):
     steps: PositiveInt = 40
     """Learner steps (policy versions) to train."""
     max_wall_s: Annotated[float, Field(gt=0)] | None = None
-    """Training ends with the step in which it has taken this many seconds. Unset: no limit."""
+    """Training ends with the step in which it has taken this many seconds, counted from when all roles are ready (the
+    evaluation before the first step included). What still decodes is cancelled. Unset: no limit."""
     max_trained_tokens: PositiveInt | None = None
-    """Training ends with the step that brings the response tokens trained on to this number. Unset: no limit."""
+    """Training ends with the step that brings the response tokens trained on to this number. What still decodes is
+    cancelled. Unset: no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds the prompt order, every sampler and the survivor draw."""
 
@@ -182,7 +184,8 @@ class GeneratorSection(Section):
     engine: Literal["vllm", "sim"] = "vllm"
     """`vllm`, or `sim`: a deterministic stand-in that samples lengths from a distribution (tests, simulation)."""
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Most candidates that decode at once in one engine; also the replica's credits."""
+    """Most candidates that decode at once in one engine; also the replica's credits (with `eval.every_steps` there are
+    `eval.samples` more, kept for evaluations)."""
     stream_interval: PositiveInt = 4
     """Tokens between two progress reports of a candidate. Smaller: earlier cancels, more messages."""
     cpu_threads: PositiveInt = 1
@@ -304,7 +307,8 @@ class LearnerSection(Section):
     cache_mib: PositiveInt = 256
     """Bound on the keys and values that token streaming keeps of unfinished responses (all together, in MiB)."""
     max_bad_steps: PositiveInt = 3
-    """The run fails after this many steps in a row whose loss or gradient is not finite (each is skipped)."""
+    """The run fails after this many steps in a row with a loss or gradient that is not finite (each time the update is
+    skipped)."""
     max_parity_diff: Annotated[float, Field(gt=0)] = 0.1
     """The run fails when the log-probs of engine and learner differ by more than this in the mean over the first
     step's tokens, before its update: temperature, weights or tokens do not agree. `darts-async doctor` says which. (Not
@@ -321,7 +325,8 @@ class CheckpointSection(Section):
     keep: PositiveInt = 2
     """How many of the periodic ones to keep."""
     keep_best: bool = True
-    """Also keep the one with the best held-out reward (`eval.every_steps`); `checkpoints/best.json` names it."""
+    """With `eval.every_steps`: write one at each version that is evaluated, and keep the one with the best held-out
+    reward (of equal ones the one with the shorter responses, then the older one); `checkpoints/best.json` names it."""
     optimiser: bool = True
     """Write the optimiser's state, the schedule and the random number generators beside the weights."""
 
@@ -330,7 +335,8 @@ class EvalSection(Section):
     """[eval]: the held-out set, sampled before the first and after the last step; nothing is cancelled."""
 
     every_steps: Annotated[int, Field(ge=0)] = 0
-    """Also every so many steps while training goes on, at exactly that version; 0: never."""
+    """Also every so many steps while training goes on, at exactly that version: replicas keep it until its evaluation
+    is over; 0: never."""
     prompts: Annotated[int, Field(ge=0)] = 128
     """Held-out prompts used; 0 turns evaluation off."""
     samples: PositiveInt = 2
