@@ -124,22 +124,9 @@ def show(result: Replay, console: Console, *, checked: bool, as_json: bool) -> N
     if as_json:
         console.print(json.dumps(result.as_json(checked=checked)), soft_wrap=True, markup=False, highlight=False)
         return
-    audit = result.audit
     _line(console, f"{result.folder}: {_state(result)}")
-    _line(
-        console,
-        f"{audit.num_records} records, {result.size_bytes:,} bytes in {result.segments} segments; "
-        f"{audit.num_steps} steps, policy version {audit.version}",
-    )
-    console.print(_states(audit))
-    groups = [f"{count} {outcome}" for outcome, count in audit.outcomes.most_common()]
-    groups += [f"{audit.open_groups} open"] if audit.open_groups else []
-    _line(console, f"groups: {audit.num_groups} planned" + "".join(f", {text}" for text in groups))
-    if audit.failures:
-        _line(console, "failures: " + ", ".join(f"{count} {reason}" for reason, count in audit.failures.most_common(8)))
-        _line(console, f"  {audit.num_replaced} candidates were dispatched in the place of failed ones")
-    if audit.num_estimated:
-        _line(console, f"token counts of {audit.num_estimated} candidates are their last progress")
+    if result.audit.num_records:
+        _show_totals(result, console)
     if result.damage and not checked:
         _line(console, result.damage)
     if checked:
@@ -151,10 +138,30 @@ def show(result: Replay, console: Console, *, checked: bool, as_json: bool) -> N
         _line(console, _verdict(result))
 
 
+def _show_totals(result: Replay, console: Console) -> None:
+    audit = result.audit
+    _line(
+        console,
+        f"{_count(audit.num_records, 'record')}, {result.size_bytes:,} bytes in {_count(result.segments, 'segment')}; "
+        f"{_count(audit.num_steps, 'step')}, policy version {audit.version}",
+    )
+    console.print(_states(audit))
+    groups = [f"{count} {outcome}" for outcome, count in audit.outcomes.most_common()]
+    groups += [f"{audit.open_groups} open"] if audit.open_groups else []
+    _line(console, f"groups: {audit.num_groups} planned" + "".join(f", {text}" for text in groups))
+    if audit.failures:
+        _line(console, "failures: " + ", ".join(f"{count} {reason}" for reason, count in audit.failures.most_common(8)))
+        _line(console, f"  {_count(audit.num_replaced, 'replacement')} dispatched")
+    if audit.num_estimated:
+        _line(
+            console, f"estimates: the token counts of {_count(audit.num_estimated, 'candidate')} are the last progress"
+        )
+
+
 def _state(result: Replay) -> str:
     audit = result.audit
     if result.damage:
-        state = "damaged; what follows is what stands before the damage"
+        state = "damaged" + ("; what follows is what stands before the damage" if audit.num_records else "")
     elif result.live:
         state = "the run is going on"
     elif audit.closed:
@@ -164,7 +171,7 @@ def _state(result: Replay) -> str:
     else:
         state = "nothing was written yet"
     if audit.num_reopened:
-        state += f"; reopened {audit.num_reopened} times"
+        state += f"; reopened {_count(audit.num_reopened, 'time')}"
     if result.torn_bytes:
         what = "of a record that is being written" if result.live else "of a record that was not written to its end"
         state += f"; {result.torn_bytes} bytes {what}"
@@ -174,11 +181,12 @@ def _state(result: Replay) -> str:
 def _verdict(result: Replay) -> str:
     audit = result.audit
     if result.num_violations:
-        return f"check failed: {result.num_violations} violations"
-    flying = f", {audit.in_flight} are in flight" if audit.in_flight else ""
+        return f"check failed: {_count(result.num_violations, 'violation')}"
+    flying = f", {audit.in_flight:,} in flight" if audit.in_flight else ""
+    ended = audit.generated - audit.in_flight
     return (
-        f"check passed: {audit.generated} candidates, {audit.generated - audit.in_flight} ended exactly once{flying}; "
-        f"{audit.tokens_ended} tokens balance"
+        f"check passed: of {_count(audit.generated, 'candidate')} {ended:,} ended exactly once{flying}; "
+        f"{_count(audit.tokens_ended, 'token')} balance"
     )
 
 
@@ -199,6 +207,10 @@ def _states(audit: LedgerAudit) -> Table:
 
 def _share(count: int, total: int) -> tuple[str, str]:
     return f"{count:,}", f"{100 * count / total:.1f}" if total else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _line(console: Console, text: str) -> None:

@@ -68,12 +68,12 @@ class FrameReader:
                 read += len(chunk)
                 unpacker.feed(chunk)
                 while (frame := self._next(unpacker)) is not None:
-                    record = self._accept(frame)
-                    if record is None:
+                    if not self._is_due(frame):
+                        self.fault = self._what_is_wrong(frame)
                         break
                     self.sequence += 1
                     self.good = unpacker.tell()
-                    yield record
+                    yield frame[2]
         if read < self._size and not self.fault:
             self.fault = f"the file has become shorter than the {self._size} bytes it had: read it again"
         self.incomplete = not self.fault and self.good < read
@@ -107,20 +107,23 @@ class FrameReader:
             self.fault = _ALIEN
             return None
 
-    def _accept(self, frame: Any) -> bytes | None:
+    def _is_due(self, frame: Any) -> bool:
+        return (
+            type(frame) is tuple
+            and len(frame) == 3
+            and type(frame[0]) is int
+            and type(frame[2]) is bytes
+            and frame[0] == self.sequence
+            and frame[1] == _checksum(frame[0], frame[2])
+        )
+
+    def _what_is_wrong(self, frame: Any) -> str:
         match frame:
-            case (int() as sequence, int() as checksum, bytes() as record) if not isinstance(sequence, bool):
-                if sequence != self.sequence:
-                    self.fault = (
-                        f"record {sequence} is where {self.sequence} was due: some are missing, doubled or swapped"
-                    )
-                elif checksum != _checksum(sequence, record):
-                    self.fault = f"record {sequence} does not match its checksum"
-                else:
-                    return record
-            case _:
-                self.fault = _ALIEN
-        return None
+            case (int() as sequence, int(), bytes()) if sequence != self.sequence:
+                return f"record {sequence} is where {self.sequence} was due: some are missing, doubled or swapped"
+            case (int() as sequence, int(), bytes()):
+                return f"record {sequence} does not match its checksum"
+        return _ALIEN
 
     def _begins_frame(self, rest: bytes) -> bool:
         head = _unpacker()
