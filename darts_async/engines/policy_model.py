@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from darts_async.engines.fused_logprobs import fused_logprobs, scores_of_logits
 from darts_async.engines.output_layer import decoder_of, is_plain
+from darts_async.engines.packed_rows import keeps_apart
 from darts_async.engines.segment_attention import segments_known, use_segment_attention
+from darts_async.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +76,24 @@ class PolicyScorer(torch.nn.Module):
                 "%s: its logits are more than a linear map of its hidden states; its own logits are used, whole",
                 type(model).__name__,
             )
-        self._segments = config.learner.packing == "padding_free" and use_segment_attention(model)
+        self._segments = False
+        if config.learner.packing == "padding_free":
+            self._pack_rows()
+
+    def _pack_rows(self) -> None:
+        """Attention response by response where the model lets it, else under transformers' mask; refuse what mixes."""
+        self._segments = use_segment_attention(self.model)
+        if self._segments and keeps_apart(self, self.model.get_output_embeddings()):
+            return
+        self._segments = False
+        if not keeps_apart(self, self.model.get_output_embeddings()):
+            raise ConfigError(
+                "learner.packing",
+                "padding_free",
+                f"{type(self.model).__name__} cannot keep responses apart that stand in one row",
+                'use packing = "bucketed"',
+            )
+        _log.info("%s: padding-free rows need a mask of row x row", type(self.model).__name__)
 
     def forward(
         self,

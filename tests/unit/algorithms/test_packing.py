@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_async.algorithms.packing import pack
+from darts_async.algorithms.packing import join, pack
 
 
 def test_by_hand() -> None:
@@ -78,3 +78,23 @@ def test_no_packing_is_cheaper(lengths: list[int], budget: int, overhead: int) -
     packing = pack(lengths, budget, overhead)
     got = packing.padded_tokens + overhead * len(packing.batches)
     assert got == cheapest(tuple(sorted(lengths, reverse=True)))
+
+
+def test_join_by_hand() -> None:
+    packing = join([3, 10, 4, 2, 9, 30], budget=16)
+    # Longest first: 30 over budget and alone, 10 + 4 + 2, 9 + 3.
+    assert packing.batches == ((5,), (1, 2, 3), (4, 0))
+    assert packing.num_tokens == packing.padded_tokens == 58
+    with pytest.raises(ValueError, match="positive"):
+        join([3, 0], 8)
+
+
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 1000))
+def test_joined_rows_hold_every_sequence_once_and_no_two_would_fit_in_one(lengths: list[int], budget: int) -> None:
+    packing = join(lengths, budget)
+    assert sorted(index for row in packing.batches for index in row) == list(range(len(lengths)))
+    sums = [sum(lengths[index] for index in row) for row in packing.batches]
+    assert all(total <= budget or len(row) == 1 for total, row in zip(sums, packing.batches, strict=True))
+    assert packing.waste == 0.0
+    least = sorted(sums)[:2]
+    assert len(least) < 2 or sum(least) > budget
