@@ -284,6 +284,8 @@ class _SelectorActor:
     async def _send_replies(self) -> None:
         while True:
             peer, reply = await self._replies.take()
+            # What the allocator acts on is in the file first: no candidate is dispatched that a killed role forgets.
+            await self._file.flush()
             try:
                 await self._links.plans.send(peer, reply)
             except LinkBroken as broken:

@@ -163,13 +163,13 @@ def _state(result: Replay) -> str:
     if result.damage:
         state = "damaged" + ("; what follows is what stands before the damage" if audit.num_records else "")
     elif result.live:
-        state = "the run is going on"
+        state = "the run is going on" + ("" if audit.num_records else ", nothing was written yet")
     elif audit.closed:
         state = "closed in good order"
     elif audit.num_records:
         state = "the run is over, its books were not closed"
     else:
-        state = "nothing was written yet"
+        state = "nothing was written"
     if audit.num_reopened:
         state += f"; reopened {_count(audit.num_reopened, 'time')}"
     if result.torn_bytes:

@@ -18,6 +18,7 @@ import uvloop
 
 from actors.selector import run
 from darts_async.algorithms.ledger_audit import LedgerAudit
+from darts_async.algorithms.ledger_records import CandidateReplaced, GroupPlanned
 from darts_async.algorithms.selection import survivor_draw
 from darts_async.config import Config
 from darts_async.config.paths import QUICKSTART_POLICY
@@ -392,6 +393,27 @@ def test_a_run_keeps_what_an_oracle_keeps_and_balances(play: Play) -> None:
 
 
 # --- single stories ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_accepted_or_asked_for_is_in_the_file_before(play: Play) -> None:
+    """A selector that is killed has told nobody of a candidate that its ledger does not have."""
+
+    async def scene(set_up: Stage) -> None:
+        ledger = Path(set_up.config.run.dir) / "r" / "ledger"
+        for group_id in range(3):
+            await set_up.plan(group_id, 4)
+            reader = LedgerReader(ledger)
+            assert reader.live
+            assert [r.group_id for r in reader if isinstance(r, GroupPlanned)] == list(range(group_id + 1))
+        await set_up.streams[0].send(
+            RolloutEnded(candidate_id=candidate_id(1, 2), replica=0, reason="failed", num_tokens=5)
+        )
+        asked = await set_up.reply(ReplaceCandidate)
+        replaced = [r for r in LedgerReader(ledger) if isinstance(r, CandidateReplaced)]
+        assert [(r.failed_id, r.candidate_id) for r in replaced] == [(asked.failed_id, asked.candidate_id)]
+        assert_balance(await set_up.stop("interrupted"), set_up.ledger())
+
+    play(scene)
 
 
 def test_cancels_go_to_the_replica_that_has_the_group_at_once(play: Play) -> None:

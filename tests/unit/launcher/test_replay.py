@@ -198,11 +198,11 @@ def test_damage_fails_with_its_place(run: Path, options: tuple[str, ...]) -> Non
         assert f"the ledger is damaged: {path}, byte " in result.stdout
 
 
-def test_a_run_that_wrote_nothing_yet(run: Path) -> None:
+def test_a_run_that_wrote_nothing(run: Path) -> None:
     (run / "ledger").mkdir(parents=True)
     result = replay(run, "--check")
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"{run}: nothing was written yet\n")
+    assert result.stdout.startswith(f"{run}: nothing was written\n")
 
 
 def test_a_folder_that_is_no_run_is_status_2_in_one_line(tmp_path: Path) -> None:
