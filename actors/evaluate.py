@@ -19,10 +19,10 @@ from darts_async.config.paths import model_folder
 from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import RolloutEngine
 from darts_async.engines.sampling import Sampled, sample_all
-from darts_async.errors import RunFailed
+from darts_async.errors import DartsError
 from darts_async.messages import RolloutRequest
 from darts_async.runtime.job import Tell, main, unless_stopping
-from darts_async.runtime.job_events import HeldOutScores, JobEvent, Progressed, Stage, encode
+from darts_async.runtime.job_events import Failure, HeldOutScores, JobEvent, Progressed, Stage, encode
 from darts_async.runtime.job_plans import EvalPlan
 from darts_async.runtime.reward_pool import RewardFailed, RewardPool
 from darts_async.runtime.reward_worker import Setup
@@ -112,6 +112,12 @@ class Evaluation:
         self._first_failure = self._first_failure or why[:1000]
 
 
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
     order = msgspec.json.decode(plan, type=EvalPlan)
     config = load_config(order.config)
@@ -122,9 +128,6 @@ async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
     def say(event: JobEvent) -> None:
         tell(encode(event))
 
-    prompts = load_prompts(config).held_out
-    if not prompts:
-        raise RunFailed("evaluate: the task has no held-out prompt that fits model.max_prompt_tokens")
     engine = make_rollout_engine(config, 0)
     say(Stage("starting the engine"))
     began = time.monotonic()
@@ -132,7 +135,10 @@ async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
         if not await unless_stopping(stopping, engine.start()):
             return
         say(Stage(f"the engine is ready after {time.monotonic() - began:.0f} s"))
-        await unless_stopping(stopping, Evaluation(config, engine, say).run(prompts))
+        await unless_stopping(stopping, Evaluation(config, engine, say).run(load_prompts(config).held_out))
+    except* DartsError as errors:
+        say(Failure(str(_first(errors))))
+        raise
     finally:
         await engine.close()
 

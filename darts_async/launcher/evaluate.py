@@ -26,7 +26,7 @@ from darts_async.errors import ConfigError
 from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
 from darts_async.launcher.job_view import JobView
 from darts_async.launcher.preflight import check_engine, check_engine_args, check_model, check_positions
-from darts_async.runtime.job_events import HeldOutScores, Progressed, Stage, decode
+from darts_async.runtime.job_events import Failure, HeldOutScores, Progressed, Stage, decode
 from darts_async.runtime.job_plans import EvalPlan
 from darts_async.tasks.prompt_set import load_prompts
 
@@ -87,10 +87,11 @@ def output_file(given: str | None) -> Path:
 async def _evaluate(config: Config, log: Path, view: JobView, *, greedy: bool) -> HeldOutScores | str | None:
     """Return the scores, why there are none, or None when interrupted. The log stays only where something failed."""
     scores: HeldOutScores | None = None
+    failure = ""
     deadline = Deadline(_SILENCE_S, "no response came to its end")
 
     def take(line: bytes) -> Deadline | None:
-        nonlocal scores
+        nonlocal scores, failure
         event = decode(line)
         match event:
             case Stage():
@@ -100,6 +101,8 @@ async def _evaluate(config: Config, log: Path, view: JobView, *, greedy: bool) -
                 return deadline
             case HeldOutScores():
                 scores = event
+            case Failure():
+                failure = event.text
         return None
 
     with tempfile.TemporaryDirectory(prefix="darts-eval-") as folder, Interrupts().caught() as interrupts:
@@ -113,7 +116,7 @@ async def _evaluate(config: Config, log: Path, view: JobView, *, greedy: bool) -
         if scores is not None:
             return scores
         await asyncio.to_thread(shutil.copyfile, own_log, log)
-        return end.reason.replace(str(own_log), str(log))
+        return f"{failure} (log: {log})" if failure else end.reason.replace(str(own_log), str(log))
 
 
 def _document(config: Config, scores: HeldOutScores, *, greedy: bool) -> dict[str, Any]:

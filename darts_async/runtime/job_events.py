@@ -11,7 +11,7 @@ import msgspec
 
 from darts_async.algorithms.held_out import HeldOut
 
-__all__ = ["Check", "CheckStatus", "HeldOutScores", "JobEvent", "Progressed", "Stage", "decode", "encode"]
+__all__ = ["Check", "CheckStatus", "Failure", "HeldOutScores", "JobEvent", "Progressed", "Stage", "decode", "encode"]
 
 CheckStatus: TypeAlias = Literal["pass", "warn", "fail", "skip"]
 _MAX_CHARS: Final = 2000
@@ -52,7 +52,13 @@ class HeldOutScores(msgspec.Struct, frozen=True, tag=True):
     """Why the first sample that failed did."""
 
 
-JobEvent: TypeAlias = Stage | Progressed | Check | HeldOutScores
+class Failure(msgspec.Struct, frozen=True, tag=True):
+    """The job cannot go on; its log has the whole story."""
+
+    text: str
+
+
+JobEvent: TypeAlias = Stage | Failure | Progressed | Check | HeldOutScores
 
 _DECODER: Final[msgspec.json.Decoder[JobEvent]] = msgspec.json.Decoder(JobEvent)
 
@@ -61,8 +67,8 @@ def encode(event: JobEvent) -> bytes:
     """Return the event's line."""
     if isinstance(event, Check):
         event = msgspec.structs.replace(event, measured=event.measured[:_MAX_CHARS], remedy=event.remedy[:_MAX_CHARS])
-    elif isinstance(event, Stage):
-        event = Stage(event.text[:_MAX_CHARS])
+    elif isinstance(event, Stage | Failure):
+        event = type(event)(event.text[:_MAX_CHARS])
     return msgspec.json.encode(event) + b"\n"
 
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import random
+import re
+import shutil
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +19,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from actors.doctor import Doctor
+from actors.evaluate import Evaluation
+from darts_async.algorithms.seeding import rollout_seed
 from darts_async.config import Config
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.engines import make_rollout_engine
@@ -25,7 +30,12 @@ from darts_async.engines.response import ResponseBuffer
 from darts_async.engines.trainer import load_trainer
 from darts_async.engines.vllm_engine import VllmEngine
 from darts_async.errors import EngineDead, ProtocolError, RolloutError
+from darts_async.launcher.token_checks import check_eos
 from darts_async.messages import RolloutRequest, VersionSpan, check_spans
+from darts_async.runtime.job_events import Check, HeldOutScores, JobEvent
+from darts_async.tasks import load_task
+from darts_async.tasks.chat import ChatTokenizer
+from darts_async.tasks.prompt_set import load_prompts
 
 pytest.importorskip("vllm")
 
@@ -172,6 +182,112 @@ async def test_behaviour_logprobs_are_those_of_transformers(served: Served, temp
     assert gaps.numel() > 200
     assert gaps.mean() < 1e-4
     assert gaps.max() < 5e-3
+
+
+# --- what `darts-async doctor` finds, faults planted around this one engine ---
+
+
+def doctor_config(model: str = "quickstart", **sections: dict[str, object]) -> Config:
+    limits = {"path": model, "max_prompt_tokens": PROMPT_CAP, "max_response_tokens": RESPONSE_CAP}
+    return Config.model_validate({"model": limits, "generator": {"max_num_seqs": 64}, **sections})
+
+
+async def examined(served: Served, config: Config, published: Path | None = None) -> dict[str, Check]:
+    """The rows of the doctor's table for this config, asked of the engine as it is."""
+    told: list[JobEvent] = []
+    prompts = load_prompts(doctor_config()).held_out[:16]
+    await Doctor(config, served.engine, told.append).examine(prompts, published)
+    return {event.name: event for event in told if isinstance(event, Check)}
+
+
+async def serve_the_quickstart(served: Served) -> None:
+    served.weights = QUICKSTART_POLICY / "model.safetensors"
+    await served.engine.update_weights(served.engine.version + 1, str(served.weights))
+
+
+async def test_the_doctor_finds_nothing_wrong_with_the_quickstart(served: Served, tmp_path: Path) -> None:
+    served.temperature(1.0)
+    await serve_the_quickstart(served)
+    before = served.engine.version
+    checks = await examined(served, doctor_config(), tmp_path / "published.safetensors")
+    assert {name: check.status for name, check in checks.items()} == {
+        "sampled responses": "pass",
+        "log-probs": "pass",
+        "log-probs after a weight update": "pass",
+    }
+    assert served.engine.version == before + 1
+    for name in ("log-probs", "log-probs after a weight update"):
+        assert float(re.findall(r"mean \|difference\| (\S+)", checks[name].measured)[0]) < 1e-4
+    assert nothing_left(served.engine)
+
+
+@pytest.mark.parametrize(("engine", "learner"), [(0.7, 1.0), (1.0, 0.8)])
+async def test_the_doctor_finds_another_temperature(served: Served, engine: float, learner: float) -> None:
+    await serve_the_quickstart(served)
+    served.temperature(engine)
+    check = (await examined(served, doctor_config(sampling={"temperature": learner})))["log-probs"]
+    served.temperature(1.0)
+    assert check.status == "fail"
+    words = f"temperature: the differences vanish when the learner uses {engine:.3g} in the place of "
+    assert f"{words}sampling.temperature = {learner:g}" in check.remedy, check
+
+
+async def test_the_doctor_finds_other_weights(served: Served, tmp_path: Path) -> None:
+    served.temperature(1.0)
+    await serve_the_quickstart(served)
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "policy"))
+    shutil.copyfile(served.perturbed(501), folder / "model.safetensors")
+    checks = await examined(served, doctor_config(str(folder)), tmp_path / "published.safetensors")
+    assert checks["log-probs"].status == "fail"
+    assert "other weights than the learner trains" in checks["log-probs"].remedy, checks["log-probs"]
+    # The swap brings the learner's own weights to the engine: from then on they agree.
+    assert checks["log-probs after a weight update"].status == "pass"
+
+
+async def test_the_doctor_finds_another_end_of_responses(served: Served, tmp_path: Path) -> None:
+    served.temperature(1.0)
+    await serve_the_quickstart(served)
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "policy"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0}')
+    tokenizer = folder / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"eos_token": "<|endoftext|>"', '"eos_token": "<|pad|>"'))
+    checks = await examined(served, doctor_config(str(folder)))
+    assert checks["sampled responses"].status == "fail"
+    assert f"end with token {EOS}, the model folder names 0" in checks["sampled responses"].measured
+    assert checks["log-probs"].status == "pass"
+    assert check_eos(ChatTokenizer(folder)).status == "fail"
+
+
+async def test_an_evaluation_of_the_quickstart(served: Served) -> None:
+    """Against the same samples, asked of the engine again and scored by the task itself."""
+    served.temperature(1.0)
+    await serve_the_quickstart(served)
+    config = doctor_config(eval={"prompts": 24, "samples": 2})
+    told: list[JobEvent] = []
+    await Evaluation(config, served.engine, told.append).run(load_prompts(config).held_out)
+    scores = told[-1]
+    assert isinstance(scores, HeldOutScores)
+    task, chat = load_task("chain_arithmetic", {}), ChatTokenizer(QUICKSTART_POLICY)
+    requests = [
+        RolloutRequest(
+            candidate_id=1 + number,
+            prompt_tokens=prompt.tokens,
+            seed=rollout_seed(0, prompt.prompt_id, 1 + number),
+            max_response_tokens=RESPONSE_CAP,
+            min_policy_version=0,
+        )
+        for number, prompt in enumerate(prompt for prompt in load_prompts(config).held_out for _ in range(2))
+    ]
+    responses = await asyncio.gather(*(collect(served.engine, request) for request in requests))
+    questions = task.held_out_prompts()
+    rewards = [task.reward(questions[i // 2], chat.decode(r.tokens)) for i, r in enumerate(responses)]
+    lengths = [len(response.tokens) for response in responses]
+    assert scores.total.samples == 48 and scores.total.failed == 0
+    # In another batch the last bits differ: a sample or two may take another turn.
+    assert scores.total.pass_at_1 == pytest.approx(statistics.mean(rewards), abs=3 / 48)
+    assert scores.total.response_length == pytest.approx(statistics.mean(lengths), rel=0.15)
+    assert 0.1 < statistics.mean(rewards) < 0.9
+    assert nothing_left(served.engine)
 
 
 async def test_a_response_ends_with_eos_or_at_the_cap(served: Served) -> None:
