@@ -34,6 +34,11 @@ class Observations:
         columns = (tokens.policy.detach(), tokens.behaviour, tokens.advantages)
         self._curves.add(tokens.ages.cpu().numpy(), *(column.double().cpu().numpy() for column in columns))
 
+    def keep_pace(self, logprobs: torch.Tensor, step: int) -> None:
+        """Make the backward passes of `observe` without weight: for a process that has no micro-batch left while others
+        have one (shards need it). `logprobs` [T]: of a forward pass, before its own backward pass."""
+        self._shadows.keep_pace(logprobs, step)
+
     def reduce(self, add_up: Callable[[list[torch.Tensor]], None], step: int) -> None:
         """Add gradient sums up over processes, in place; once an update, before `compare`. Not for shards (FSDP2)."""
         self._shadows.reduce(add_up, step)
@@ -54,8 +59,3 @@ class Observations:
         values = {**self._shadows.finish(), **self._curves.metrics()}
         self._curves = AgeCurves()
         return values
-
-    def drop(self) -> None:
-        """Forget an unfinished step."""
-        self._shadows.drop()
-        self._curves = AgeCurves()

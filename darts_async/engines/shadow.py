@@ -2,8 +2,8 @@
 
 It must never touch the step: no parameter, gradient, graph or random number of the used objective is changed by it, so
 weights are bit for bit those of a run without shadows. Invariants: figures are sums over tokens, and a shadow's
-gradient is summed in float32 over all micro-batches as the used one is, so neither depends on how the step was split;
-steps that do not compare gradients cost work on log-probs alone, no pass through the model.
+gradient is summed in float32 or wider over all micro-batches as the used one is, so neither depends on how the step was
+split; steps that do not compare gradients cost work on log-probs alone, no pass through the model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Pair:
     loss: str
     correction: str | Sequence[str]
     gradient: list[torch.Tensor] = field(default_factory=list)
-    """float32, one per parameter: the sums since the last comparison; empty on steps that do not compare."""
+    """float32 or wider, one per parameter: the sums since the last comparison; empty on steps that do not compare."""
     cosines: list[float] = field(default_factory=list)
     """One for each update of the step."""
 
@@ -86,8 +86,16 @@ class Shadows:
             figures, slopes = self._evaluate(pair, tokens, slopes=compare)
             rows.append(figures)
             if slopes:
-                self._collect(pair, tokens, slopes)
+                outputs = [tokens.policy] if tokens.entropy is None else [tokens.policy, tokens.entropy]
+                self._collect(pair, outputs, slopes)
         self._sums += torch.stack(rows)
+
+    def keep_pace(self, logprobs: torch.Tensor, step: int) -> None:
+        """Make the backward passes of `observe` with zeros, for a process that has no micro-batch left: with shards all
+        processes must make equally many. `logprobs` [T]: of a forward pass, before its own backward pass."""
+        if self.compares(step):
+            for pair in self._pairs:
+                self._collect(pair, [logprobs], (torch.zeros_like(logprobs),))
 
     def reduce(self, add_up: Callable[[list[torch.Tensor]], None], step: int) -> None:
         """Have `add_up` replace gradient sums, in place, by those over all processes. Once an update, before `compare`.
@@ -138,12 +146,6 @@ class Shadows:
         self._sums = self._no_sums()
         return values
 
-    def drop(self) -> None:
-        """Forget an unfinished step."""
-        self._sums = self._no_sums()
-        for pair in self._pairs:
-            pair.gradient, pair.cosines = [], []
-
     # --- one pair -------------------------------------------------------------------------------------------------
 
     def _evaluate(
@@ -185,12 +187,11 @@ class Shadows:
         total = weighted_sum(losses, tokens, self._config)
         return figures, torch.autograd.grad(total, cut, materialize_grads=True)
 
-    def _collect(self, pair: _Pair, tokens: LossTokens, slopes: tuple[torch.Tensor, ...]) -> None:
+    def _collect(self, pair: _Pair, outputs: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor]) -> None:
         """Add the micro-batch's gradient to the pair's sums, past the used gradients, which are put back untouched.
 
         Through `.grad` and not `autograd.grad`, since gradients of shards (FSDP2) exist nowhere else.
         """
-        outputs = [tokens.policy] if tokens.entropy is None else [tokens.policy, tokens.entropy]
         used = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
@@ -205,7 +206,10 @@ class Shadows:
                 parameter.grad = gradient
 
     def _zeros(self) -> list[torch.Tensor]:
-        return [torch.zeros_like(parameter, dtype=torch.float32) for parameter in self._parameters]
+        return [
+            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for parameter in self._parameters
+        ]
 
     def _no_sums(self) -> torch.Tensor:
         device = self._parameters[0].device if self._parameters else "cpu"

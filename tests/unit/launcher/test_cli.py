@@ -42,6 +42,12 @@ def test_bad_key_is_status_2_with_one_line():
     assert "Traceback" not in result.stderr
 
 
+def test_a_key_in_two_places_of_a_table_is_status_2():
+    result = _cli("bench", "--live", "--grid", "learner.lr=1e-3,2e-3", "--learner.lr", "1e-4")
+    assert result.returncode == 2
+    assert "learner.lr = '1e-4': is also set by --variant or --grid" in result.stderr
+
+
 def test_usage_error_is_status_2():
     result = _cli("up", "--sise", "4")
     assert result.returncode == 2
