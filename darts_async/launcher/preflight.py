@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_async.config import Config, to_toml
+from darts_async.config.frozen import needs_reference
 from darts_async.config.import_path import find_module, is_import_path
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
@@ -49,6 +50,7 @@ def check(config: Config, source: str | None) -> Plan:
     check_engine(config)
     check_engine_args(config)
     check_own_functions(config)
+    check_reference(config)
     return Plan(config, paths, load_prompts(config), weight_bytes)
 
 
@@ -216,6 +218,31 @@ def check_own_functions(config: Config) -> None:
     for key, value in [("learner.loss", settings.loss), ("learner.advantage", settings.advantage), *shadows]:
         if is_import_path(value):
             find_module(key, value)
+
+
+def check_reference(config: Config) -> None:
+    """The reference policy, where there is one of its own, has the policy's vocabulary. Raises `ConfigError`."""
+    given = config.learner.reference
+    if not given or not needs_reference(config):
+        return
+    folder = Path(given)
+    sizes = []
+    for path in (folder / "config.json", model_folder(config) / "config.json"):
+        try:
+            sizes.append(json.loads(path.read_text("utf-8")).get("vocab_size"))
+        except (OSError, ValueError, AttributeError) as error:
+            rule = f"{path} cannot be read ({error})"
+            raise ConfigError("learner.reference", given, rule, "Give a folder in Hugging Face format.") from None
+    if not any(folder.glob("*.safetensors")):
+        fix = "Save the model with `save_pretrained` (safetensors format)."
+        raise ConfigError("learner.reference", given, "the folder lacks *.safetensors", fix)
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            "learner.reference",
+            given,
+            f"has {sizes[0]} tokens in its vocabulary, the policy has {sizes[1]}",
+            "Choose a reference policy with the policy's tokenizer.",
+        )
 
 
 def describe(plan: Plan) -> dict[str, Any]:

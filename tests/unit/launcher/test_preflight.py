@@ -125,3 +125,18 @@ def test_own_functions_are_looked_for_and_not_run(tmp_path: Path):
     assert _refused(_config(tmp_path, ("learner.shadow", f'[{{loss = "{absent}"}}]'))).key == "learner.shadow.0.loss"
     (tmp_path / "loud.py").write_text("raise RuntimeError('imported')\n")
     preflight.check(_config(tmp_path, ("learner.loss", f"{tmp_path}/loud.py:f")), None)
+
+
+def test_a_reference_policy_has_to_be_there_and_share_the_vocabulary(tmp_path: Path):
+    folder = tmp_path / "reference"
+    given = [("learner.reference", str(folder)), ("learner.kl_weight", "0.1")]
+    assert "cannot be read" in str(_refused(_config(tmp_path, *given)))
+    preflight.check(_config(tmp_path, given[0]), None)  # not in use
+    folder.mkdir()
+    shutil.copy(QUICKSTART_POLICY / "config.json", folder)
+    assert "lacks *.safetensors" in str(_refused(_config(tmp_path, *given)))
+    shutil.copy(QUICKSTART_POLICY / "model.safetensors", folder)
+    preflight.check(_config(tmp_path, *given), None)
+    (folder / "config.json").write_text('{"vocab_size": 300}')
+    error = _refused(_config(tmp_path, *given))
+    assert error.key == "learner.reference" and "300 tokens in its vocabulary, the policy has 271" in str(error)
