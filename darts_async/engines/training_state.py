@@ -79,7 +79,8 @@ def load_training_state(folder: Path) -> TrainingState:
         raise ProtocolError(f"{folder} is not a training state: {error}") from error
     found = _layout(tensors)
     if found != header.tensors:
-        name = sorted(name for name in found.keys() | header.tensors.keys() if found.get(name) != header.tensors.get(name))[0]
+        names = found.keys() | header.tensors.keys()
+        name = min(name for name in names if found.get(name) != header.tensors.get(name))
         raise ProtocolError(
             f"{folder}: tensor {name} is {found.get(name, 'missing')} where the header says "
             f"{header.tensors.get(name, 'nothing')}"

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.torch
 
 
 def test_a_run_to_its_end(up):
-    run = up.sim("--run.steps", "5", "--generator.replicas", "2", "--generator.engine_args.fail_share", "0.05")
+    several = ("--generator.replicas", "2", "--generator.engine_args.fail_share", "0.05", "--eval.every_steps", "2")
+    run = up.sim("--run.steps", "5", *several)
     assert run.wait(100) == 0, run.output + run.logs()
     run.assert_nothing_is_left()
     summary = run.summary
@@ -24,12 +25,24 @@ def test_a_run_to_its_end(up):
     assert summary["rollouts"]["cancelled_tail"] > 0
     assert summary["rollouts"]["failed"] > 0
     assert summary["staleness"]["max"] <= 1
+    assert summary["ended_by"] == "steps"
     assert summary["eval"]["after"]["policy_version"] == 5
+    assert [found["policy_version"] for found in summary["eval"]["during"]] == [2, 4]
     lines = [json.loads(line) for line in (run.run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert {"learner/loss", "reward/mean", "staleness/max", "mismatch_kl", "tokens/trained"} <= set(lines[-1])
-    assert (run.run_folder / "checkpoints" / "step_5" / "model.safetensors").is_file()
+    # Groups of the last step may not be older than version 3, which no replica loads before 2 is evaluated.
+    assert next(line["eval/version"] for line in lines if "eval/reward" in line) == 2
+    scored = [*summary["eval"]["during"], summary["eval"]["after"]]
+    best = json.loads((run.run_folder / "checkpoints" / "best.json").read_text())
+    assert best["reward"] == pytest.approx(max(found["reward"] for found in scored), rel=1e-5)
+    kept = {f"step_{best['step']}", "step_5"}
+    assert {path.name for path in (run.run_folder / "checkpoints").iterdir()} == kept | {"best.json"}
+    for name in kept:
+        assert (run.run_folder / "checkpoints" / name / "model.safetensors").is_file()
+        assert (run.run_folder / "checkpoints" / name / "training_state" / "tensors.safetensors").is_file()
     assert "step 5/5" in run.output
+    assert "held-out set during" in run.output
 
 
 def test_the_ledger_on_disk_agrees_with_the_summary(up):
@@ -57,11 +70,16 @@ def test_the_ledger_on_disk_agrees_with_the_summary(up):
         assert run.summary[what].items() <= replayed[what].items()
 
 
-def test_sync_over_tcp_trains_without_staleness(up, tmp_path):
+def test_sync_over_tcp_trains_without_staleness_until_its_time_is_up(up, tmp_path):
     config = tmp_path / "sync.toml"
     config.write_text('extends = "quickstart"\n[pipeline]\nmode = "sync"\nmax_staleness = 0\n')
-    run = up.sim(str(config), "--run.steps", "2", "--launch.bind", "tcp://127.0.0.1:23470")
+    limits = ("--run.steps", "10000", "--run.max_wall_s", "1.5")
+    run = up.sim(str(config), *limits, "--launch.bind", "tcp://127.0.0.1:23470")
     assert run.wait(100) == 0, run.output + run.logs()
+    run.assert_nothing_is_left()
+    summary = run.summary
+    assert (summary["status"], summary["ended_by"]) == ("done", "wall_s")
+    assert 1 <= summary["policy_version"] == summary["eval"]["after"]["policy_version"] < 10000
     assert run.summary["staleness"]["max"] == 0
     run.assert_balanced()
 

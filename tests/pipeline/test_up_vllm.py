@@ -1,5 +1,6 @@
 """Whole runs with real vLLM: the policy trains, weights are swapped in flight, tails are cancelled in the engine."""
 
+import json
 import signal
 
 import pytest
@@ -8,7 +9,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.torch, pytest.mark.timeout(300)]
 
 
 def test_a_few_steps_of_the_quickstart(up):
-    run = up("--run.steps", "4", "--eval.prompts", "16")
+    run = up("--run.steps", "4", "--eval.prompts", "16", "--eval.every_steps", "2")
     assert run.wait(200) == 0, run.output + run.logs()
     run.assert_nothing_is_left()
     run.assert_balanced()
@@ -25,6 +26,10 @@ def test_a_few_steps_of_the_quickstart(up):
     assert summary["logprob_parity"]["max"] < 5e-3
     assert summary["eval"]["before"]["rollouts"] == 32
     assert summary["eval"]["after"]["policy_version"] == 4
+    (during,) = summary["eval"]["during"]
+    assert (during["policy_version"], during["rollouts"]) == (2, 32)  # all of version 2: others are not counted
+    best = json.loads((run.run_folder / "checkpoints" / "best.json").read_text())
+    assert best["step"] in {2, 4}
     assert (run.run_folder / "checkpoints" / "step_4" / "model.safetensors").is_file()
 
 

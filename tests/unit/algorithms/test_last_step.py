@@ -59,9 +59,7 @@ class Bench:
         return self.effects()
 
     def cancelled(self, group: int, index: int, tokens: int) -> Effects:
-        ended = RolloutEnded(
-            candidate_id=candidate_id(group, index), replica=3, reason="cancelled", num_tokens=tokens
-        )
+        ended = RolloutEnded(candidate_id=candidate_id(group, index), replica=3, reason="cancelled", num_tokens=tokens)
         self.selector.on_ended(ended)
         return self.effects()
 

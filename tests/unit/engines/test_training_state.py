@@ -147,7 +147,7 @@ def _other_model(folder: Path) -> None:
 
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    name = sorted(tensors)[0]
+    name = min(tensors)
     save_file(tensors | {name: tensors[name][:-1].clone()}, path, metadata={"format": "pt"})
 
 
@@ -169,7 +169,10 @@ def _moments_of_another_shape(folder: Path) -> None:
         (_header(lambda h: h.update(format=99)), "has format 99, this version reads 1"),
         (_header(lambda h: h.update(version=-1)), "is not a training state"),
         (_header(lambda h: h["tensors"].popitem()), "where the header says nothing"),
-        (_header(lambda h: h["tensors"].update({"optimiser.more": ["torch.float32", [3]]})), "optimiser.more is missing"),
+        (
+            _header(lambda h: h["tensors"].update({"optimiser.more": ["torch.float32", [3]]})),
+            "optimiser.more is missing",
+        ),
         (_header(lambda h: h["tensors"].update({"random.cpu": ["torch.uint8", [3]]})), "tensor random.cpu is"),
         (_other_model, "where the model has"),
         (_moments_of_another_shape, "has shape"),

@@ -1,4 +1,4 @@
-"""The policy link: nobody is left out of a version that is evaluated, nobody hears of an older one after a newer one."""
+"""The policy link: nobody is left out of a version that is evaluated, and versions come in order."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ def test_what_only_one_role_reported_is_written_at_the_end_once(files, tmp_path)
 def test_an_evaluation_goes_into_the_next_line_one_a_line(files, tmp_path):
     for version in (2, 4):
         files.evaluated(
-            EvalResult(
-                label="during", policy_version=version, reward=version / 10, response_length=7.0, num_rollouts=6
-            )
+            EvalResult(label="during", policy_version=version, reward=version / 10, response_length=7.0, num_rollouts=6)
         )
     files.evaluated(EvalResult(label="before", policy_version=0, reward=0.1, response_length=9.0, num_rollouts=6))
     for step in range(3):
