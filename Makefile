@@ -34,14 +34,14 @@ quickstart: $(STAMP)  ## Install, then train the tiny policy (a few minutes on t
 figures: $(STAMP)  ## Measure the table in configs/README.md (some 15 minutes; goes on where it was stopped)
 	@$(BIN)/darts-async bench --live --out runs/figures --write-readme configs/README.md
 
-# Eta 0 is `stream`; a larger bound needs `async`. The corrections stand for none, weights, a token mask, a response mask.
+# Eta 0 is `stream`; a larger bound needs `async`. Corrections: none, weights, a mask of tokens, two masks of responses.
 off-policy: $(STAMP)  ## Measure the off-policy table in configs/README.md (some 10 minutes; goes on where it was stopped)
-	@$(BIN)/darts-async bench --live --presets off_policy --table off_policy --seeds 1 --steps 12 --eval-prompts 48 \
+	@$(BIN)/darts-async bench --live --presets off_policy --table off_policy --seeds 1 --steps 15 --eval-prompts 64 \
 	  --variant 'eta 0: pipeline.mode=stream, pipeline.max_staleness=0' \
 	  --variant 'eta 1: pipeline.mode=async, pipeline.max_staleness=1' \
 	  --variant 'eta 2: pipeline.mode=async, pipeline.max_staleness=2' \
 	  --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \
-	  --grid 'learner.correction=none,tis,icepop,["geometric_mask","tis"]' \
+	  --grid 'learner.correction=none,tis,icepop,["geometric_mask","tis"],["sequence_mask","tis"]' \
 	  --out runs/off-policy --write-readme configs/README.md
 
 test: $(STAMP)  ## Run all tests (no GPU needed)

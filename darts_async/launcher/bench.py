@@ -105,9 +105,10 @@ def _note(cells: Sequence[Cell], found: Sequence[CellResult], form: TableForm) -
     dates = sorted({str(cell.summary.get("bench", {}).get("date", "")) for cell in found if cell.summary} - {""})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else dt.datetime.now().astimezone().date()
     groups = config.run.steps * config.group.groups_per_step
+    seeds = f"Seeds 0 to {cells[-1].seed}" if cells[-1].seed else "Seed 0"
     return (
-        f"Every {form.row} trains {groups} groups of {config.group.size} in {config.run.steps} steps. Seeds 0 to "
-        f"{cells[-1].seed}, engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in "
+        f"Every {form.row} trains {groups} groups of {config.group.size} in {config.run.steps} steps. {seeds}, "
+        f"engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in "
         "one process. "
         f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
         f"times vary with whatever else the machine does. {form.legend} Before and after: "
