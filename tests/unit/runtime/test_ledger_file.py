@@ -277,6 +277,35 @@ async def test_a_ledger_goes_on_where_it_was_cut_off_at_every_byte(
         assert read(folder)[-1] == RunReopened(cut_bytes=0)
 
 
+def test_a_writer_that_is_killed_leaves_what_it_said_it_wrote(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+from darts_async.algorithms.ledger_records import StepTrained
+from darts_async.runtime.ledger_file import LedgerFile
+
+async def main():
+    file = LedgerFile.create(Path(sys.argv[1]), segment_bytes=1 << 18)
+    for version in range(1 << 30):
+        file.append(StepTrained(version=version, group_ids=tuple(range(version % 20000))))
+        await file.flush()
+        print(version, flush=True)
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        said = [int(writer.stdout.readline()) for _ in range(300)]
+        assert LedgerLock.is_taken(tmp_path)
+        writer.kill()
+        said += [int(line) for line in writer.stdout if line.endswith("\n")]
+    versions: list[int] = []
+    LedgerFile.reopen(tmp_path, lambda r: versions.append(r.version) if isinstance(r, StepTrained) else None).abandon()
+    assert versions == list(range(len(versions)))
+    assert len(said) <= len(versions) <= len(said) + 1
+
+
 async def test_a_wrong_length_near_the_end_is_damage_and_nothing_is_cut(tmp_path: Path) -> None:
     """The record claims to be longer than the file: it looks unfinished, but intact ones stand behind its head."""
     await write(tmp_path, [OPENED, *map(ended, range(3))])
