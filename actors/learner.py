@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from darts_async.algorithms.chunking import groups_wanted
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.limits import EndedBy, RunLimits
-from darts_async.algorithms.parity import FirstStep
+from darts_async.algorithms.parity import GROSS_LIMITS, FirstStep, precision_of
 from darts_async.algorithms.staleness import eta_of, staleness
 from darts_async.algorithms.training_record import TrainingRecord
 from darts_async.config import Config
@@ -35,7 +35,7 @@ from darts_async.runtime.score_ahead import ScoreAhead
 
 if TYPE_CHECKING:
     from darts_async.engines.frozen import FrozenPolicies
-    from darts_async.engines.trainer import PolicyTrainer, StepStats
+    from darts_async.engines.trainer import StepStats, Trainer
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -43,7 +43,7 @@ _SCORE_SHARE: Final = 0.25
 """Share of `launch.drain_timeout_s` for the last score, which was sent before the order to stop, to arrive."""
 
 
-async def run(links: LearnerLinks, config: Config, trainer: PolicyTrainer | None = None) -> None:
+async def run(links: LearnerLinks, config: Config, trainer: Trainer | None = None) -> None:
     """Train until a limit of [run] is reached, then serve the last version until stopped.
 
     Loads the policy unless handed a trainer.
@@ -58,7 +58,14 @@ async def run(links: LearnerLinks, config: Config, trainer: PolicyTrainer | None
         learner.torch.shutdown(wait=False, cancel_futures=True)
 
 
-def _load(config: Config, store: WeightStore) -> PolicyTrainer:
+def _parity_limit(config: Config) -> float | None:
+    """The largest mean difference of log-probs that the first step may show; None: whatever it shows."""
+    if config.generator.engine == "sim":  # it makes its log-probs up: there is nothing that could agree
+        return None
+    return config.learner.max_parity_diff or GROSS_LIMITS[precision_of(config)]
+
+
+def _load(config: Config, store: WeightStore) -> Trainer:
     from darts_async.engines.trainer import load_trainer  # noqa: PLC0415 - seconds of imports, off the event loop
 
     store.clear()
@@ -75,8 +82,7 @@ class _Learner:
         self._store = WeightStore(paths.weights, config.generator.replicas)
         self._eta = eta_of(config)
         self._record = TrainingRecord()
-        # The simulated engine makes its log-probs up: there is nothing that could agree.
-        self._first_step = FirstStep(None if config.generator.engine == "sim" else config.learner.max_parity_diff)
+        self._first_step = FirstStep(_parity_limit(config))
         self._schedule = EvalSchedule.of(config)
         self._keeps_best = self._schedule.every_steps > 0 and config.checkpoint.keep_best
         self._limits = RunLimits.of(config)
@@ -87,7 +93,7 @@ class _Learner:
         self._score_news = asyncio.Event()
         self.policy = PolicyServer(links.policy, self._store, self._schedule, self._take_score)
         self.torch = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
-        self._trainer: PolicyTrainer | None = None
+        self._trainer: Trainer | None = None
         self._frozen: FrozenPolicies | None = None
         """Of the trainer, where the config needs any."""
         self._ahead: ScoreAhead | None = None
@@ -95,7 +101,7 @@ class _Learner:
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
-    async def work(self, trainer: PolicyTrainer | None) -> None:
+    async def work(self, trainer: Trainer | None) -> None:
         supervisor = self._supervisor
         supervisor.state = "loading the policy"
         self._trainer = trainer
@@ -113,6 +119,8 @@ class _Learner:
         await self._links.steps.send(StreamEnd(role="learner", rank=self._links.rank))
         await self._checkpoint_last()
         await self._last_score()
+        if self._trainer is not None and trainer is None:
+            await self._on_torch(self._trainer.close)
         summary = {**self._record.summary(), "policy_version": float(self.policy.version)}
         if self._ended_by is not None:
             summary[f"ended_by/{self._ended_by}"] = 1.0

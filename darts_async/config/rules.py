@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from darts_async.config.frozen import streams_tokens
 from darts_async.config.learner_rules import check_learner, check_sampling, learner_warnings
+from darts_async.config.scale import check_processes
 from darts_async.config.schema import MODE_ETA
 from darts_async.config.shadows import check_shadows
 from darts_async.errors import ConfigError
@@ -28,6 +29,7 @@ def resolve(config: Config) -> Config:
     _check_allocation(config)
     check_learner(config)
     check_shadows(config)
+    check_processes(config)
     check_sampling(config)
     _check_pipeline(config)
     _check_unfinished(config)

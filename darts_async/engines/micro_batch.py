@@ -106,16 +106,27 @@ class MicroBatch:
     """float32 [T]; None unless all rows have them."""
 
 
-def micro_batches(rows: Sequence[Row], settings: LearnerSection, device: torch.device) -> Iterator[MicroBatch]:
+def plan_micro_batches(rows: Sequence[Row], settings: LearnerSection, device: torch.device) -> list[list[Row]]:
     """Pack rows by `learner.packing` within `learner.micro_batch_tokens`; each row is in exactly one micro-batch."""
     lengths = [row.num_tokens for row in rows]
-    padding_free = settings.packing == "padding_free"
-    if padding_free:
+    if settings.packing == "padding_free":
         packing = join(lengths, settings.micro_batch_tokens)
     else:
         packing = pack(lengths, settings.micro_batch_tokens, _OVERHEAD_TOKENS.get(device.type, 0))
-    for indices in packing.batches:
-        yield collate([rows[index] for index in indices], device, padding_free=padding_free)
+    return [[rows[index] for index in indices] for indices in packing.batches]
+
+
+def cost_tokens(rows: Sequence[Row], settings: LearnerSection, device: torch.device) -> int:
+    """Return what a micro-batch of these rows costs, in tokens: padding included, and the cost of being one."""
+    lengths = [row.num_tokens for row in rows]
+    padded = sum(lengths) if settings.packing == "padding_free" else max(lengths) * len(lengths)
+    return padded + _OVERHEAD_TOKENS.get(device.type, 0)
+
+
+def micro_batches(rows: Sequence[Row], settings: LearnerSection, device: torch.device) -> Iterator[MicroBatch]:
+    """Plan and make the micro-batches of these rows, one at a time."""
+    for part in plan_micro_batches(rows, settings, device):
+        yield collate(part, device, padding_free=settings.packing == "padding_free")
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, padding_free: bool = False) -> MicroBatch:

@@ -8,7 +8,7 @@ because it lives in shared memory and is worthless then.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 from darts_async.durable import partial_of, replace_folder
+from darts_async.engines.sharded import like, whole
+from darts_async.engines.weights_file import model_shapes
+from darts_async.errors import ProtocolError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,18 +43,49 @@ def export_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the weights under the names of the model's own folder, which are what vLLM's `load_weights` expects.
 
     A tied embedding appears once, under the name that the folder has (never also as `lm_head.weight`), and renames or
-    fusions that transformers applied while loading are undone. The tensors share memory with the model.
+    fusions that transformers applied while loading are undone. The tensors share memory with the model, unless that is
+    sharded: then all processes have to call this, and get the whole.
     """
     from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415 - the caller has it loaded
     from transformers.modeling_utils import remove_tied_weights_from_state_dict  # noqa: PLC0415
 
-    state: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    state = whole_state(model)
     for ignored in model._keys_to_ignore_on_save or ():  # noqa: SLF001 - what save_pretrained does
         state.pop(ignored, None)
     reverted: dict[str, torch.Tensor] = revert_weight_conversion(
         model, remove_tied_weights_from_state_dict(state, model)
     )
     return reverted
+
+
+def whole_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the state dict, shards joined (all processes have to call this then); tied tensors are still one."""
+    joined: dict[int, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in joined:
+            joined[id(tensor)] = whole(tensor.detach())
+        state[name] = joined[id(tensor)]
+    return state
+
+
+def check_folder(folder: Path, model: PreTrainedModel) -> None:
+    """Raise `ProtocolError` unless a folder holds exactly the weights of `model`, in their shapes."""
+    expected = {name: tuple(tensor.shape) for name, tensor in export_tensors(model).items()}
+    found = model_shapes(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ProtocolError(
+                f"{folder}: {name} is {found.get(name, 'missing')} where the model has {expected.get(name, 'none')}"
+            )
+
+
+def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give a model, sharded or not, the weights of another one of the same shapes."""
+    values = source.state_dict()
+    with torch.no_grad():
+        for name, tensor in target.state_dict().items():
+            tensor.copy_(like(values[name], tensor))
 
 
 def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -67,11 +101,17 @@ def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def write_checkpoint(
-    folder: Path, model: PreTrainedModel, source: Path, further: Callable[[Path], None] = lambda _: None
+    folder: Path,
+    model: PreTrainedModel,
+    source: Path,
+    further: Sequence[Callable[[Path], None]] = (),
+    *,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a Hugging Face folder: weights and configs of `model`, tokenizer and chat template of `source`.
 
-    further: writes what else belongs to the checkpoint into the folder that it is given, before that gets its name.
+    further: write what else belongs to the checkpoint into the folder that they are given, before it gets its name.
+    state: `whole_state` of a sharded model.
     A folder of that name is replaced. What a half-written one leaves behind is called `.<name>.partial`.
     Raises `OSError` when the file system is full; then the folder of that name is as it was.
     """
@@ -79,9 +119,10 @@ def write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save: Any = model.save_pretrained
-    save(partial)
+    save(partial, state_dict=state)
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, partial / name)
-    further(partial)
+    for write in further:
+        write(partial)
     replace_folder(partial, folder)
