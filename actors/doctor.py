@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import numpy as np
 
-from darts_async.algorithms.parity import MEAN_LIMITS, ScoredResponse, compare, fit_temperature
+from darts_async.algorithms.parity import MEAN_LIMITS, ScoredResponse, compare, fit_temperature, precision_of
 from darts_async.algorithms.seeding import rollout_seed
 from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths, model_folder
@@ -51,7 +51,7 @@ class Doctor:
         self._engine = engine
         self._tell = tell
         self._cap = min(config.model.max_response_tokens, _MAX_TOKENS)
-        self._limit = MEAN_LIMITS["bfloat16" if _rounds(config) else "float32"]
+        self._limit = MEAN_LIMITS[precision_of(config)]
         self._torch = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
 
     async def examine(self, prompts: Sequence[TokenizedPrompt], published: Path | None) -> None:
@@ -152,10 +152,6 @@ def _load(config: Config) -> LearnerScores:
     from darts_async.engines.learner_scores import LearnerScores  # noqa: PLC0415 - seconds of imports
 
     return LearnerScores(config)
-
-
-def _rounds(config: Config) -> bool:
-    return config.model.dtype == "bfloat16" or config.learner.mixed_precision == "bf16"
 
 
 async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:

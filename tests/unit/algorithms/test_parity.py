@@ -14,7 +14,9 @@ from darts_async.algorithms.parity import (
     compare,
     fit_temperature,
     likely_cause,
+    precision_of,
 )
+from darts_async.config import Config
 
 LIMIT = 1e-4
 
@@ -157,3 +159,13 @@ def test_what_is_not_judged(limit: float | None, tokens: int, total: float, stop
     step = FirstStep(limit)
     step.add(tokens=tokens, diff_sum=total, diff_max=total)
     assert (step.mismatch() is not None) == stops
+
+
+def test_the_coarser_precision_counts():
+    def of(**sections: dict[str, object]) -> str:
+        return precision_of(Config.model_validate(sections))
+
+    assert of() == "float32"
+    assert of(model={"dtype": "bfloat16"}) == "bfloat16"
+    assert of(learner={"mixed_precision": "bf16"}) == "bfloat16"
+    assert of(generator={"engine_args": {"dtype": "float16"}}) == "bfloat16"
