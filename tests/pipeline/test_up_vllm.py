@@ -24,6 +24,8 @@ def test_a_few_steps_of_the_quickstart(up):
     assert summary["cancel_latency_ms"]["p50"] < 50
     assert summary["logprob_parity"]["mean"] < 1e-4
     assert summary["logprob_parity"]["max"] < 5e-3
+    first = json.loads((run.run_folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["mismatch_kl"] < 1e-3  # on policy, as every step of `sync` is
     assert summary["eval"]["before"]["rollouts"] == 32
     assert summary["eval"]["after"]["policy_version"] == 4
     (during,) = summary["eval"]["during"]
