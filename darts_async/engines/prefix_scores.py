@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
-from darts_async.engines.logprobs import token_logprobs
+from darts_async.engines.fused_logprobs import scores_of_logits
 
 if TYPE_CHECKING:
     from darts_async.config import Config
@@ -127,7 +127,8 @@ class PrefixScorer:
                 if kept > 0:
                     chosen = logits.reshape(-1, logits.shape[-1])
                     of_slice = wanted[:, last - kept : last].reshape(-1)
-                    parts.append(token_logprobs(chosen, of_slice, self._temperature).reshape(rows, kept))
+                    logprobs, _ = scores_of_logits(chosen, of_slice, self._temperature, entropy=False)
+                    parts.append(logprobs.reshape(rows, kept))
         scored: npt.NDArray[np.float32] = torch.cat(parts, dim=1).float().cpu().numpy()
         return scored
 

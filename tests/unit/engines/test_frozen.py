@@ -154,8 +154,9 @@ def test_chunks_of_every_size_score_as_one_full_forward_pass(size: int) -> None:
     assert frozen.take_metrics()["learner/cached_share"] == 1.0
 
 
-def test_rows_are_the_same_with_and_without_streaming() -> None:
-    streamed, plain = _frozen(), _frozen(chunk=0)
+@pytest.mark.parametrize("packing", ["bucketed", "padding_free"])
+def test_rows_are_the_same_with_and_without_streaming(packing: str) -> None:
+    streamed, plain = _frozen(packing=packing), _frozen(chunk=0, packing=packing)
     groups = [_group(1, [30, 4, 17]), _group(2, [9, 41, 41, 1], prompt=11)]
     ours, theirs = _rows(*groups), _rows(*groups)
     # All of them at once, each as far as it has come: batches of different pasts and different news.
