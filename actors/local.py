@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
 from darts_async.config import Config
-from darts_async.messages import Begin, Finished, Message, Role, RunComplete
+from darts_async.messages import Begin, Finished, Message, Role, RoleLost, RunComplete
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
 from darts_async.transport.codec import Codec
@@ -138,6 +138,9 @@ class _LocalSupervisor:
         self.stop_reason = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
+        self.incarnation = 0
+        self.resumed = False
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.name = f"{role}-{rank}"
         self._run = run
         self._role = role

@@ -24,6 +24,7 @@ from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
     CancelRollouts,
     ChunksDropped,
+    GroupPlan,
     GroupSwept,
     ParkRollouts,
     PlanReply,
@@ -168,7 +169,8 @@ class _SelectorActor:
             await self._room()
             await self._groups.room()
             peer, plan = await self._links.plans.recv()
-            self._selector.on_plan(peer, plan)
+            if isinstance(plan, GroupPlan):
+                self._selector.on_plan(peer, plan)
             await self._after_message()
 
     async def _take_trajectories(self) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a message changes shape; peers that disagree refuse each other at READY."""
 
 MAX_CANDIDATES = 1024
@@ -107,6 +107,14 @@ class GroupPlan(Message, frozen=True, kw_only=True):
     """A group about to be dispatched. Nothing of it is dispatched before `PlanAccepted` comes back."""
 
     group_id: NonNegative
+    draw: NonNegative = 0
+    """Which draw of the prompt order the group is for, from 0 (of an evaluation: which held-out prompt). A group that
+    was lost with a role starts again under a new number and the same draw: seeds and survivor draws follow the draw, so
+    that the same responses come out of a deterministic engine."""
+    replica: NonNegative = 0
+    """The generator that its requests go to."""
+    incarnation: NonNegative = 0
+    """Which start of that generator: if it is not the present one, the group's candidates are lost already."""
     prompt_id: ShortText
     purpose: Purpose = "train"
     rule: ShortText
@@ -133,6 +141,32 @@ class GroupPlan(Message, frozen=True, kw_only=True):
 
 
 # --- selector -> allocator ---
+
+
+class OpenGroup(msgspec.Struct, frozen=True, array_like=True):
+    """A group that outlives the allocator that planned it: it was given to the learner."""
+
+    group_id: NonNegative
+    draw: NonNegative
+    prompt_id: ShortText
+
+
+class DispatchState(Message, frozen=True, kw_only=True):
+    """Where dispatch goes on: the selector's answer to `AllocatorHello`, when the run begins and when one of the two
+    was started anew. Every group below `first_group` that is not in `open` is over, whatever the allocator remembers.
+    """
+
+    first_group: NonNegative
+    """The next group gets this number."""
+    next_draw: NonNegative
+    """Draws of the prompt order that were ever planned: it goes on from here."""
+    redo: Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=1 << 16)] = ()
+    """Draws whose groups were lost: they start again first, in this order."""
+    open: Annotated[tuple[OpenGroup, ...], msgspec.Meta(max_length=1 << 16)] = ()
+    trained: NonNegative = 0
+    """Groups trained so far."""
+    evaluated: tuple[tuple[NonNegative, float, float], ...] = ()
+    """(version, reward, response length) of the evaluations that are over."""
 
 
 class PlanAccepted(Message, frozen=True, kw_only=True):
@@ -226,6 +260,8 @@ class Credits(Message, frozen=True, kw_only=True):
     """How many candidates a replica has ever been ready to take (cumulative, so a repeat does no harm)."""
 
     replica: NonNegative
+    incarnation: NonNegative = 0
+    """Which start of the replica: totals of another one mean nothing."""
     granted_total: NonNegative
 
 
@@ -300,6 +336,13 @@ class CancelRollouts(Message, frozen=True, kw_only=True):
     candidate_ids: CandidateIds
     decided_at_s: float
     """`time.monotonic()` of the decision, on the selector's host."""
+
+
+class DropBelow(Message, frozen=True, kw_only=True):
+    """Every candidate of a group below this number is over: abort what runs, refuse what still arrives. State, not an
+    event: the latest counts, and whoever says hello is told."""
+
+    group_id: NonNegative
 
 
 class ParkRollouts(Message, frozen=True, kw_only=True):
@@ -414,6 +457,25 @@ class StepDone(Message, frozen=True, kw_only=True):
     """Training ends with this step: whatever else is under way will not be trained."""
 
 
+class TrainedStep(msgspec.Struct, frozen=True, array_like=True):
+    """A step that the learner has made."""
+
+    version: NonNegative
+    group_ids: GroupIds
+
+
+class LearnerState(Message, frozen=True, kw_only=True):
+    """What the learner has, for a selector that was started anew or for the selector's dealings with a learner that
+    was: sent by the learner when it starts and when the selector is lost. What was released and is in neither list is
+    sent again by a selector that holds it, and is lost otherwise."""
+
+    version: NonNegative
+    steps: Annotated[tuple[TrainedStep, ...], msgspec.Meta(max_length=1 << 16)] = ()
+    """The last steps, oldest first, those that a selector may not have heard of."""
+    received: GroupIds = ()
+    """Groups of the open step that are safe on the learner's disk, in order."""
+
+
 class GroupSwept(Message, frozen=True, kw_only=True):
     """The learner refused a group at its door because its staleness exceeds the bound; its step needs another one."""
 
@@ -465,6 +527,16 @@ class Ready(Message, frozen=True, kw_only=True):
     rank: NonNegative
     pid: NonNegative
     schema_version: NonNegative
+
+
+class RoleLost(Message, frozen=True, kw_only=True):
+    """The supervisor: this start of a role is over; a new one with the next incarnation will follow. Sent to all the
+    others before the new process is started. (Its links are bound anew under the same endpoints.)"""
+
+    role: Role
+    rank: NonNegative
+    incarnation: NonNegative
+    """Of the start that is over; 0 is the first."""
 
 
 class Begin(Message, frozen=True, kw_only=True):
@@ -536,11 +608,12 @@ class Stop(Message, frozen=True, kw_only=True):
 FromGenerator: TypeAlias = Credits | LatencySamples
 FromAllocator: TypeAlias = RolloutRequest | EvaluationDone
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
-FromLearner: TypeAlias = StepDone | GroupSwept | StreamEnd
-PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome
-ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts
+FromLearner: TypeAlias = StepDone | GroupSwept | LearnerState | StreamEnd
+FromAllocatorToSelector: TypeAlias = GroupPlan | AllocatorHello
+PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome | DispatchState
+ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts | DropBelow
 ToLearner: TypeAlias = TrainGroup | ChunksDropped | StreamEnd
 ChunkNews: TypeAlias = TrajectoryChunk | ChunksDropped
 ToSupervisor: TypeAlias = Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
-FromSupervisor: TypeAlias = Begin | Stop
+FromSupervisor: TypeAlias = Begin | Stop | RoleLost
 PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied | PolicyScored

@@ -349,8 +349,15 @@ class LaunchSection(Section):
 
     bind: str = "ipc"
     """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the eight ports above it."""
-    max_restarts: Annotated[int, Field(ge=0, le=0)] = 0
-    """Restarts per role. Only 0 so far: a role that dies ends the run."""
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Restarts of a role that was killed or whose engine died, for each of them; one more and the run ends with the
+    reason. 0: the first one ends it."""
+    restart_backoff_s: Seconds = 1.0
+    """Wait before a role's first restart; doubled with each further one, at most a minute."""
+    silence_s: Seconds = 60.0
+    """A role that gives no sign of life for this long is killed and restarted."""
+    stall_s: Seconds = 300.0
+    """When nothing has progressed for this long, who waits for whom and the stacks of all roles go to the logs."""
     ready_timeout_s: Seconds = 300.0
     """Longest time from start until every role is ready; the error names who is missing."""
     drain_timeout_s: Seconds = 8.0

@@ -10,16 +10,17 @@ from darts_async.messages import (
     AllocatorHello,
     ChunkNews,
     FromAllocator,
+    FromAllocatorToSelector,
     FromGenerator,
     FromLearner,
     GeneratorHello,
-    GroupPlan,
     Message,
     PlanReply,
     PolicyApplied,
     PolicyReply,
     PolicyScored,
     PolicyUpdate,
+    RoleLost,
     ToGenerator,
     ToLearner,
     ToSelector,
@@ -42,6 +43,12 @@ class Supervisor(Protocol):
     """One or two words for the live view."""
     gauges: dict[str, float]
     """Current values by metric name; whatever is in here travels with the next heartbeat."""
+    incarnation: int
+    """Which start of the role this is; 0 is the first. From 1 on, and in a resumed run, it takes up what is there."""
+    resumed: bool
+    """The run was cut off before and goes on."""
+    losses: asyncio.Queue[RoleLost]
+    """Other roles whose present start is over, in order."""
 
     async def ready(self) -> None:
         """Say READY and wait for the others. Returns early, with `stopping` set, if the run is stopped meanwhile."""
@@ -71,7 +78,7 @@ class SelectorLinks:
     """Links of the selector."""
 
     rank: int
-    plans: Hub[PlanReply, GroupPlan]
+    plans: Hub[PlanReply, FromAllocatorToSelector]
     trajectories: Receiver[ToSelector]
     cancels: Hub[ToGenerator, GeneratorHello]
     groups: Sender[ToLearner]
@@ -84,7 +91,7 @@ class AllocatorLinks:
     """Links of the allocator."""
 
     rank: int
-    plans: Dealer[GroupPlan, PlanReply]
+    plans: Dealer[FromAllocatorToSelector, PlanReply]
     rollouts: Hub[FromAllocator, FromGenerator]
     policy: Dealer[AllocatorHello | PolicyScored, PolicyUpdate]
     supervisor: Supervisor

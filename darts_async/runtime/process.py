@@ -47,6 +47,7 @@ def main(role: Role, run: Callable[[Any, Config], Awaitable[None]]) -> None:
     parser = argparse.ArgumentParser(description=f"The {role} of a darts-async run (started by the launcher).")
     parser.add_argument("--topology", required=True, type=Path, help="JSON file written by the launcher")
     parser.add_argument("--rank", type=int, default=0, help="which replica of the role this is")
+    parser.add_argument("--incarnation", type=int, default=0, help="how often the role was started before")
     arguments = parser.parse_args()
     die_with_parent()
     # The launcher's Ctrl-C reaches roles as an order to stop; a role never acts on the terminal's own signal.
@@ -55,17 +56,27 @@ def main(role: Role, run: Callable[[Any, Config], Awaitable[None]]) -> None:
     faulthandler.register(signal.SIGUSR1)
     configure()
     topology = msgspec.json.decode(arguments.topology.read_bytes(), type=Topology)
-    status = uvloop.run(_shell(role, arguments.rank, topology, run))
+    status = uvloop.run(_shell(role, arguments.rank, arguments.incarnation, topology, run))
     sys.stdout.flush()
     sys.stderr.flush()
     # Libraries leave threads and exit handlers behind that can hang; everything that matters is on disk by now.
     os._exit(status)
 
 
-async def _shell(role: Role, rank: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]) -> int:
+async def _shell(
+    role: Role, rank: int, incarnation: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]
+) -> int:
     config = load_config(topology.config)
     sockets = Sockets(role, rank, topology.endpoints, config)
-    supervisor = SupervisorClient(sockets.control(), role, rank, os.getpid(), topology.heartbeat_s)
+    supervisor = SupervisorClient(
+        sockets.control(),
+        role,
+        rank,
+        os.getpid(),
+        topology.heartbeat_s,
+        incarnation=incarnation,
+        resumed=topology.resumed,
+    )
     watching = asyncio.create_task(supervisor.run())
     try:
         links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())

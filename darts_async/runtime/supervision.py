@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from darts_async.messages import (
     SCHEMA_VERSION,
-    Begin,
     Fault,
     Finished,
     Heartbeat,
     Message,
     Ready,
     Role,
+    RoleLost,
+    Stop,
 )
 
 if TYPE_CHECKING:
@@ -29,8 +30,19 @@ class SupervisorClient:
     """Implements `runtime.links.Supervisor` over a dealer. `run()` must be running while the actor works."""
 
     def __init__(
-        self, link: Dealer[ToSupervisor, FromSupervisor], role: Role, rank: int, pid: int, heartbeat_s: float
+        self,
+        link: Dealer[ToSupervisor, FromSupervisor],
+        role: Role,
+        rank: int,
+        pid: int,
+        heartbeat_s: float,
+        *,
+        incarnation: int = 0,
+        resumed: bool = False,
     ) -> None:
+        self.incarnation = incarnation
+        self.resumed = resumed
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.stopping = asyncio.Event()
         self.stop_reason = ""
         self.state = "starting"
@@ -73,7 +85,10 @@ class SupervisorClient:
     async def _listen(self) -> None:
         while True:
             message = await self._link.recv()
-            if not isinstance(message, Begin):
+            if isinstance(message, RoleLost):
+                self.losses.put_nowait(message)  # few: restarts are bounded
+                continue
+            if isinstance(message, Stop):
                 self.stop_reason = message.reason
                 self.stopping.set()
             self._begun.set()

@@ -13,11 +13,11 @@ import msgspec
 from darts_async.messages import (
     ChunkNews,
     FromAllocator,
+    FromAllocatorToSelector,
     FromGenerator,
     FromLearner,
     FromSupervisor,
     GeneratorHello,
-    GroupPlan,
     PlanReply,
     PolicyReply,
     PolicyUpdate,
@@ -48,7 +48,7 @@ class LinkSpec:
 
 LINKS: dict[LinkName, LinkSpec] = {
     "control": LinkSpec("hub", "supervisor", ToSupervisor, FromSupervisor),
-    "plans": LinkSpec("hub", "selector", GroupPlan, PlanReply),
+    "plans": LinkSpec("hub", "selector", FromAllocatorToSelector, PlanReply),
     "rollouts": LinkSpec("hub", "allocator", FromGenerator, FromAllocator),
     "trajectories": LinkSpec("stream", "selector", ToSelector),
     "cancels": LinkSpec("hub", "selector", GeneratorHello, ToGenerator),
@@ -70,6 +70,10 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoints: dict[str, str]
     """Link name to ZeroMQ endpoint."""
     heartbeat_s: float = 1.0
+    keys: str = ""
+    """Folder of the run's CURVE keys; empty where the links need none."""
+    resumed: bool = False
+    """The run folder is that of a run that was cut off: roles take up what is there."""
 
 
 def endpoints(bind: tuple[str, int] | None, socket_folder: str) -> dict[str, str]:

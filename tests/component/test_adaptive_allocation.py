@@ -36,7 +36,7 @@ from darts_async.messages import (
     PlanReply,
     PolicyReply,
     PolicyUpdate,
-    RolloutRequest,
+    RoleLost,
     RunComplete,
     TrainGroup,
 )
@@ -62,6 +62,9 @@ def play(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]]
 class _Supervisor:
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.incarnation = 0
+        self.resumed = False
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.stop_reason = ""
         self.state = ""
         self.gauges: dict[str, float] = {}

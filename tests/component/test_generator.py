@@ -32,6 +32,7 @@ from darts_async.messages import (
     PolicyApplied,
     PolicyUpdate,
     Progress,
+    RoleLost,
     RolloutEnded,
     RolloutRequest,
     StreamEnd,
@@ -68,6 +69,9 @@ class FakeSupervisor:
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.incarnation = 0
+        self.resumed = False
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.stop_reason = ""
         self.state = ""
         self.gauges: dict[str, float] = {}

@@ -33,6 +33,7 @@ from darts_async.messages import (
     PolicyApplied,
     PolicyReply,
     PolicyUpdate,
+    RoleLost,
     StepDone,
     StepMetrics,
     StreamEnd,
@@ -72,6 +73,9 @@ def torch_is_imported() -> None:
 class _Supervisor:
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.incarnation = 0
+        self.resumed = False
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.is_ready = asyncio.Event()
         self.stop_reason = ""
         self._states: list[str] = []

@@ -40,6 +40,7 @@ from darts_async.messages import (
     PlanReply,
     Progress,
     ReplaceCandidate,
+    RoleLost,
     RolloutEnded,
     StepDone,
     StepMetrics,
@@ -87,6 +88,9 @@ def selector_config(folder: Path, **sections: dict[str, Any]) -> Config:
 class StandInSupervisor:
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.incarnation = 0
+        self.resumed = False
+        self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.stop_reason = ""
         self.state = ""
         self.gauges: dict[str, float] = {}

@@ -339,6 +339,23 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     ),
     m.StreamEnd: st.builds(m.StreamEnd, role=role, rank=small),
     m.GeneratorHello: st.builds(m.GeneratorHello, replica=small),
+    m.DispatchState: st.builds(
+        m.DispatchState,
+        first_group=small,
+        next_draw=small,
+        redo=st.lists(small, max_size=5).map(tuple),
+        open=st.lists(st.builds(m.OpenGroup, small, small, text), max_size=5).map(tuple),
+        trained=small,
+        evaluated=st.lists(st.tuples(small, real, real), max_size=3).map(tuple),
+    ),
+    m.DropBelow: st.builds(m.DropBelow, group_id=small),
+    m.LearnerState: st.builds(
+        m.LearnerState,
+        version=small,
+        steps=st.lists(st.builds(m.TrainedStep, small, st.lists(small, max_size=4).map(tuple)), max_size=3).map(tuple),
+        received=st.lists(small, max_size=8).map(tuple),
+    ),
+    m.RoleLost: st.builds(m.RoleLost, role=role, rank=small, incarnation=small),
     m.CancelRollouts: st.builds(
         m.CancelRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple), decided_at_s=real
     ),
