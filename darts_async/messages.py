@@ -126,6 +126,9 @@ class GroupPlan(Message, frozen=True, kw_only=True):
     candidate_ids: CandidateIds
     dispatch_version: NonNegative
     """Lower bound on the policy version of every token of the group; its deadline is this + max_staleness."""
+    max_staleness: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
+    """The bound that it was admitted under, which holds for it even if the run's bound changes later. None: the run's
+    as it was at the start."""
     unfinished: Literal["keep", "defer", "resume"] = "keep"
     """What becomes of the group when a step is filled without it while it is unfinished: it goes on, it is ended
     (outcome `cancelled`, reason `deferred`), or its candidates pause until the next version and keep their tokens."""
@@ -138,6 +141,16 @@ class GroupPlan(Message, frozen=True, kw_only=True):
             raise ValueError(f"group {self.group_id} was planned with another group's candidates")
         if not self.candidate_ids:
             raise ValueError(f"group {self.group_id} has no candidates")
+
+
+class CandidatePlaced(Message, frozen=True, kw_only=True):
+    """Where the replacement of a failed candidate goes; said before its request leaves, so that it is known who was
+    lost with a replica. (The others go where their group's plan says.)"""
+
+    candidate_id: NonNegative
+    replica: NonNegative
+    incarnation: NonNegative
+    """Which start of that generator: if it is not the present one, the candidate is lost already."""
 
 
 # --- selector -> allocator ---
@@ -229,6 +242,8 @@ class RolloutRequest(Message, frozen=True, kw_only=True):
     max_response_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     min_policy_version: NonNegative
     """The replica holds the request until its confirmed weight version is at least this."""
+    incarnation: NonNegative = 0
+    """Which start of the replica granted the credit for it: any other one takes no notice of it."""
 
     def __post_init__(self) -> None:
         _check_array("prompt_tokens", self.prompt_tokens, np.int32)
@@ -423,6 +438,8 @@ class TrainGroup(Message, frozen=True, kw_only=True):
     """int32 [as many]: the lengths of those responses, in tokens (for length-dependent shaping)."""
     capped: Annotated[tuple[bool, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
     """Which responses ended at `max_response_tokens`."""
+    max_staleness: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
+    """As in its plan."""
 
     def __post_init__(self) -> None:
         size = len(self.candidate_ids)
@@ -543,6 +560,17 @@ class Begin(Message, frozen=True, kw_only=True):
     """All roles are ready."""
 
 
+class Wait(msgspec.Struct, frozen=True, array_like=True):
+    """Something that a role waits for, or is busy with, as it says itself."""
+
+    whom: ShortText
+    """Name of the role that has to act, such as `generator-0`; empty: the role itself, which is at work on it."""
+    what: ShortText
+    """What follows the role's name in a sentence: `waits for 3 more groups of step 12`."""
+    age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Since when nothing about it has changed."""
+
+
 class Heartbeat(Message, frozen=True, kw_only=True):
     """Periodic sign of life with what progressed, not just that the process exists."""
 
@@ -552,6 +580,10 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     """One or two words for the live view, such as `decoding` or `waiting for groups`."""
     gauges: dict[str, float]
     """Metric name to value, names as in the design (`generator/tokens_per_s`, `queue/<name>/depth`)."""
+    progress: NonNegative = 0
+    """Counts what a person would call progress (tokens, ends, scores, groups, steps), over this start of the role."""
+    waits: Annotated[tuple[Wait, ...], msgspec.Meta(max_length=32)] = ()
+    """The longest first."""
 
 
 class StepMetrics(Message, frozen=True, kw_only=True):
@@ -597,6 +629,49 @@ class Fault(Message, frozen=True, kw_only=True):
     role: Role
     rank: NonNegative
     error: LongText
+    curable: bool = False
+    """Starting the role anew can help: its engine died or a link of its broke, and nothing it was told is wrong."""
+
+
+KnobValue: TypeAlias = bool | int | float | ShortText | None
+
+
+class KnobChange(msgspec.Struct, frozen=True, array_like=True):
+    """The value of a key of the config, before and after."""
+
+    old: KnobValue
+    new: KnobValue
+
+
+KnobChanges = Annotated[dict[ShortText, KnobChange], msgspec.Meta(max_length=32)]
+
+
+class SetKnobs(Message, frozen=True, kw_only=True):
+    """The supervisor: these settings are others from now on. Checked already; each role heeds what it knows of, as
+    often as it is told, and answers `KnobsTaken`."""
+
+    number: NonNegative
+    changes: KnobChanges
+    at_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Seconds since the run's start."""
+    again: bool = False
+    """Told before, to an earlier start of the role or another one: not to be written down a second time."""
+
+
+class KnobsTaken(Message, frozen=True, kw_only=True):
+    """A role's answer to `SetKnobs`."""
+
+    role: Role
+    rank: NonNegative
+    number: NonNegative
+    refused: LongText = ""
+    """Why it could not; empty: it did."""
+
+
+class ShowStacks(Message, frozen=True, kw_only=True):
+    """The supervisor: write to your log where every task stands."""
+
+    reason: LongText
 
 
 class Stop(Message, frozen=True, kw_only=True):
@@ -609,11 +684,13 @@ FromGenerator: TypeAlias = Credits | LatencySamples
 FromAllocator: TypeAlias = RolloutRequest | EvaluationDone
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | LearnerState | StreamEnd
-FromAllocatorToSelector: TypeAlias = GroupPlan | AllocatorHello
+FromAllocatorToSelector: TypeAlias = GroupPlan | CandidatePlaced | AllocatorHello
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome | DispatchState
 ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts | DropBelow
 ToLearner: TypeAlias = TrainGroup | ChunksDropped | StreamEnd
 ChunkNews: TypeAlias = TrajectoryChunk | ChunksDropped
-ToSupervisor: TypeAlias = Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault
-FromSupervisor: TypeAlias = Begin | Stop | RoleLost
+ToSupervisor: TypeAlias = (
+    Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault | KnobsTaken
+)
+FromSupervisor: TypeAlias = Begin | Stop | RoleLost | SetKnobs | ShowStacks
 PolicyReply: TypeAlias = GeneratorHello | AllocatorHello | PolicyApplied | PolicyScored
