@@ -27,9 +27,11 @@ from darts_async.config.paths import RunPaths
 from darts_async.errors import LinkBroken, ProtocolError
 from darts_async.messages import (
     AllocatorHello,
+    CandidatePlaced,
     Credits,
     EvalResult,
     EvaluationDone,
+    FromAllocator,
     GroupComplete,
     GroupOutcome,
     GroupPlan,
@@ -66,6 +68,7 @@ async def run(links: AllocatorLinks, config: Config) -> None:
         allocator.take_credits(),
         allocator.take_versions(),
         allocator.take_replies(),
+        allocator.take_losses(),
         allocator.dispatch(),
     )
     await allocator.save(last=True)
@@ -128,9 +131,9 @@ class _Allocator:
         while True:
             peer, message = await self._links.rollouts.recv()
             if isinstance(message, Credits):
-                if self._evaluated and peer not in self._dispatcher.credits.peers:
-                    await self._links.rollouts.send(peer, EvaluationDone(version=self._evaluated))
-                self._dispatcher.credits.grant(peer, message.granted_total)
+                is_new = self._dispatcher.credits.grant(peer, message.granted_total, message.incarnation)
+                if is_new and self._evaluated:
+                    await self._tell(peer, EvaluationDone(version=self._evaluated))
             elif self._adaptive is not None:
                 self._adaptive.measured(message.concurrency.tolist(), message.per_token_s.tolist())
             self._wake.set()
@@ -145,6 +148,14 @@ class _Allocator:
             every = self._config.checkpoint.every_steps
             if every and update.version and update.version % every == 0:
                 await self.save()
+
+    async def take_losses(self) -> None:
+        """Forget the credits of replicas that are gone; what they had comes back as replacements."""
+        while True:
+            lost = await self._links.supervisor.losses.get()
+            if lost.role == "generator":
+                self._dispatcher.credits.forget(f"generator-{lost.rank}", lost.incarnation)
+                self._wake.set()
 
     async def take_replies(self) -> None:
         while True:
@@ -209,8 +220,13 @@ class _Allocator:
     async def _evaluation_over(self, version: int) -> None:
         self._evaluated = max(self._evaluated, version)
         for peer in self._dispatcher.credits.peers:
-            with contextlib.suppress(LinkBroken):  # whoever is gone waits for nothing; the launcher sees it
-                await self._links.rollouts.send(peer, EvaluationDone(version=self._evaluated))
+            await self._tell(peer, EvaluationDone(version=self._evaluated))
+
+    async def _tell(self, peer: str, message: FromAllocator) -> None:
+        """Send a replica something. One that is gone misses it: the selector writes off what it had, and the next
+        start is told what counts then."""
+        with contextlib.suppress(LinkBroken):
+            await self._links.rollouts.send(peer, message)
 
     async def dispatch(self) -> None:
         while self._dispatcher.phase != "complete":
@@ -234,6 +250,8 @@ class _Allocator:
         await self._links.plans.send(
             GroupPlan(
                 group_id=job.group_id,
+                replica=_rank_of(job.peer),
+                incarnation=job.incarnation,
                 prompt_id=prompt.prompt_id,
                 purpose=job.purpose,
                 rule=(job.rule or config.selection.rule) if training else "all",
@@ -247,24 +265,35 @@ class _Allocator:
         )
         await accepted
         for candidate in candidates:
-            await self._request(job, candidate, attempt=0)
+            await self._request(job, job, candidate, attempt=0)
         self.num_groups += training
 
     async def _start_replacement(self, replacement: ReplacementJob) -> None:
         job = self._jobs.get(replacement.group_id)
-        if job is not None:
-            await self._request(job, replacement.candidate_id, attempt=1)
+        if job is None:
+            return
+        candidate = replacement.candidate_id
+        placed = CandidatePlaced(
+            candidate_id=candidate, replica=_rank_of(replacement.peer), incarnation=replacement.incarnation
+        )
+        await self._links.plans.send(placed)
+        await self._request(job, replacement, candidate, attempt=1)
 
-    async def _request(self, job: GroupJob, candidate: int, attempt: int) -> None:
+    async def _request(self, job: GroupJob, booked: GroupJob | ReplacementJob, candidate: int, attempt: int) -> None:
+        """Send one candidate of a group where it was booked. Nothing goes to a start of a replica that is over: the
+        selector knows where each candidate was to go, and has written it off or will."""
+        if not self._dispatcher.may_send(booked):
+            return
         prompt = self._prompt(job)
-        await self._links.rollouts.send(
-            job.peer,
+        await self._tell(
+            booked.peer,
             RolloutRequest(
                 candidate_id=candidate,
                 prompt_tokens=np.asarray(prompt.tokens, dtype=np.int32),
                 seed=rollout_seed(self._config.run.seed, prompt.prompt_id, candidate, attempt),
                 max_response_tokens=self._config.model.max_response_tokens,
                 min_policy_version=job.policy_version,
+                incarnation=booked.incarnation,
             ),
         )
 
@@ -307,6 +336,11 @@ class _Allocator:
             "after": "evaluating (after)",
             "complete": "complete",
         }[phase]
+
+
+def _rank_of(peer: str) -> int:
+    """The rank of a generator by its name on the link."""
+    return int(peer.rpartition("-")[2])
 
 
 def _fixed_mean(config: Config) -> FixedMean:

@@ -33,6 +33,8 @@ class GroupJob:
     policy_version: int
     """Lower bound on the version of every token; of an evaluation, the version."""
     peer: str
+    incarnation: int = 0
+    """Which start of the peer has the credits for it."""
     unfinished: Unfinished = "keep"
     """What becomes of it when a step is filled while it is unfinished."""
     rule: str = ""
@@ -41,11 +43,14 @@ class GroupJob:
 
 @dataclass(frozen=True, slots=True)
 class ReplacementJob:
-    """Dispatch one candidate more of a group that is under way, to the replica that has the others."""
+    """Dispatch one candidate more of a group that is under way: to the replica that has the others, or to any if that
+    one was lost."""
 
     group_id: int
     candidate_id: int
     peer: str
+    incarnation: int = 0
+    """Which start of the peer has the credit for it."""
 
 
 class Dispatcher:
@@ -72,7 +77,8 @@ class Dispatcher:
         self._num_eval = num_eval_prompts
         self._eval_samples = eval_samples
         self._next_group = 0
-        self._peer_of: dict[int, str] = {}
+        self._holder: dict[int, tuple[str, int | None]] = {}
+        """Which start of which replica a group was sent to."""
         self._replacements: deque[tuple[int, int]] = deque()
         self._pending: dict[bool, Allotment] = {}
         """Drawn and waiting for credits, by kind of round."""
@@ -93,9 +99,13 @@ class Dispatcher:
         """The selector asks for a candidate in the place of one that failed."""
         self._replacements.append((group_id, candidate_id))
 
+    def may_send(self, job: GroupJob | ReplacementJob) -> bool:
+        """Whether the start of the replica that a job was booked for is still there."""
+        return self.credits.incarnation(job.peer) == job.incarnation
+
     def group_ended(self, group_id: int, *, trained: bool) -> None:
         """A training group reached its end."""
-        self._peer_of.pop(group_id, None)
+        self._holder.pop(group_id, None)
         self.admission.ended(group_id, trained=trained)
         self._advance()
 
@@ -104,7 +114,7 @@ class Dispatcher:
         evaluation = self._evaluation
         if evaluation is None or not evaluation.ended(group_id, rewards, lengths):
             return None
-        self._peer_of.pop(group_id, None)
+        self._holder.pop(group_id, None)
         score = evaluation.score
         if score is not None:
             self._evaluation = None
@@ -144,14 +154,22 @@ class Dispatcher:
     def _next_replacement(self) -> ReplacementJob | None:
         while self._replacements:
             group_id, candidate = self._replacements[0]
-            peer = self._peer_of.get(group_id)
-            if peer is not None and self.credits.free(peer) - self._schedule.reserve < 1:
+            if group_id not in self._holder:
+                self._replacements.popleft()  # the group has ended meanwhile
+                continue
+            peer = self._place(*self._holder[group_id])
+            if peer is None:
                 return None
             self._replacements.popleft()
-            if peer is not None:
-                self.credits.spend(peer, 1)
-                return ReplacementJob(group_id, candidate, peer)
+            self.credits.spend(peer, 1)
+            return ReplacementJob(group_id, candidate, peer, self.credits.incarnation(peer) or 0)
         return None
+
+    def _place(self, peer: str, incarnation: int | None) -> str | None:
+        """Who takes one candidate more of a group that this start of a replica has, or had; None: nobody can yet."""
+        if self.credits.incarnation(peer) != incarnation:
+            return self.credits.pick(1, reserve=self._schedule.reserve)
+        return peer if self.credits.free(peer) - self._schedule.reserve >= 1 else None
 
     def _next_train(self) -> GroupJob | None:
         if self.phase != "train" or self._is_over or self._replacements:
@@ -199,6 +217,9 @@ class Dispatcher:
         self.credits.spend(peer, num_candidates)
         group_id = self._next_group
         self._next_group += 1
-        self._peer_of[group_id] = peer
+        incarnation = self.credits.incarnation(peer)
+        self._holder[group_id] = (peer, incarnation)
         unfinished = self.rounds.unfinished if purpose == "train" else "keep"
-        return GroupJob(group_id, prompt_index, num_candidates, purpose, version, peer, unfinished, rule)
+        return GroupJob(
+            group_id, prompt_index, num_candidates, purpose, version, peer, incarnation or 0, unfinished, rule
+        )

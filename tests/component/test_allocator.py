@@ -15,9 +15,11 @@ from darts_async.config import load_config
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     AllocatorHello,
+    CandidatePlaced,
     Credits,
     EvalResult,
     FromAllocator,
+    FromAllocatorToSelector,
     FromGenerator,
     GroupComplete,
     GroupOutcome,
@@ -78,7 +80,9 @@ class _Peers:
     """The test's side of the allocator's links."""
 
     def __init__(self) -> None:
-        plans: MemoryExchange[PlanReply, GroupPlan] = MemoryExchange(send=Codec(PlanReply), receive=Codec(GroupPlan))
+        plans: MemoryExchange[PlanReply, FromAllocatorToSelector] = MemoryExchange(
+            send=Codec(PlanReply), receive=Codec(FromAllocatorToSelector)
+        )
         policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
         )
@@ -86,7 +90,7 @@ class _Peers:
             send=Codec(FromAllocator), receive=Codec(FromGenerator)
         )
         self.supervisor = _Supervisor()
-        self.plans: MemoryHub[PlanReply, GroupPlan] = plans.hub
+        self.plans: MemoryHub[PlanReply, FromAllocatorToSelector] = plans.hub
         self.policy: MemoryHub[PolicyUpdate, PolicyReply] = policy.hub
         self.generator = rollouts.dealer("generator-0")
         self.links = AllocatorLinks(
@@ -103,6 +107,7 @@ class _Peers:
     async def start_group(self) -> tuple[GroupPlan, list[RolloutRequest]]:
         """Accept the next plan and take its requests."""
         _, plan = await self.plans.recv()
+        assert isinstance(plan, GroupPlan)
         await self.reply(PlanAccepted(group_id=plan.group_id))
         return plan, [await self.generator.recv() for _ in plan.candidate_ids]
 
@@ -180,6 +185,7 @@ def test_no_request_leaves_before_its_plan_is_accepted(play):
         async with _allocator(("eval.prompts", "0")) as peers:
             await peers.generator.send(Credits(replica=0, granted_total=100))
             _, plan = await peers.plans.recv()
+            assert isinstance(plan, GroupPlan)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(peers.generator.recv(), 0.1)
             await peers.reply(PlanAccepted(group_id=plan.group_id))
@@ -211,6 +217,9 @@ def test_a_replacement_is_dispatched_with_a_seed_of_its_own(play):
                 ReplaceCandidate(group_id=plan.group_id, failed_id=plan.candidate_ids[3], candidate_id=new)
             )
             replacement = await peers.generator.recv()
+            _, placed = await peers.plans.recv()
+            assert isinstance(placed, CandidatePlaced)
+            assert (placed.candidate_id, placed.replica, placed.incarnation) == (new, 0, 0)
             assert replacement.candidate_id == new
             assert replacement.seed not in {request.seed for request in requests}
             assert replacement.prompt_tokens.tolist() == requests[0].prompt_tokens.tolist()
