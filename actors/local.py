@@ -7,14 +7,17 @@ barrier, stop, reports. An engine and a trainer can be handed in, so that many r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
+from darts_async.algorithms.wait_graph import Explanation, explain
 from darts_async.config import Config
-from darts_async.messages import Begin, Finished, Message, Role, RoleLost, RunComplete
+from darts_async.messages import Begin, Finished, KnobChange, Message, Role, RoleLost, RunComplete, SetKnobs
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
+from darts_async.runtime.waiting import Ages, Look, nothing
 from darts_async.transport.codec import Codec
 from darts_async.transport.memory_links import MemoryExchange, MemoryStream
 
@@ -32,6 +35,8 @@ class LocalRun:
         self._report = report
         self._supervisors: list[_LocalSupervisor] = []
         self._num_ready = 0
+        self._num_set = 0
+        self._began_s = time.monotonic()
         self._begun = asyncio.Event()
 
     async def run(self, *, engines: list[RolloutEngine] | None = None, trainer: Any = None) -> None:
@@ -104,6 +109,19 @@ class LocalRun:
         """What each role is doing, in a word or two."""
         return {supervisor.name: supervisor.state for supervisor in self._supervisors}
 
+    def explain(self) -> Explanation:
+        """Who waits for whom now. Ages are counted between calls."""
+        now_s = time.monotonic()
+        return explain({s.name: s.ages.look(s.look().pending, now_s) for s in self._supervisors})
+
+    async def set_knobs(self, changes: Mapping[str, KnobChange]) -> dict[str, str]:
+        """Change settings of the live run (`config.live.change` has checked them); return who refused, and why."""
+        self._num_set += 1
+        at_s = time.monotonic() - self._began_s
+        order = SetKnobs(number=self._num_set, changes=dict(changes), at_s=at_s)
+        answers = {s.name: await s.knobs(order) for s in self._supervisors if s.knobs is not None}
+        return {name: refused for name, refused in answers.items() if refused}
+
     async def wait_begun(self) -> None:
         """The READY barrier."""
         self._num_ready += 1
@@ -141,6 +159,9 @@ class _LocalSupervisor:
         self.incarnation = 0
         self.resumed = False
         self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
+        self.look: Look = nothing
+        self.knobs: Callable[[SetKnobs], Awaitable[str]] | None = None
+        self.ages = Ages()
         self.name = f"{role}-{rank}"
         self._run = run
         self._role = role

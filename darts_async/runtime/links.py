@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,10 +22,12 @@ from darts_async.messages import (
     PolicyScored,
     PolicyUpdate,
     RoleLost,
+    SetKnobs,
     ToGenerator,
     ToLearner,
     ToSelector,
 )
+from darts_async.runtime.waiting import Look
 from darts_async.transport.links import Dealer, Hub, Receiver, Sender
 
 
@@ -49,6 +52,10 @@ class Supervisor(Protocol):
     """The run was cut off before and goes on."""
     losses: asyncio.Queue[RoleLost]
     """Other roles whose present start is over, in order."""
+    look: Look
+    """Set by the role: its account of itself, for every heartbeat."""
+    knobs: Callable[[SetKnobs], Awaitable[str]] | None
+    """Set by the role: takes new settings, returns why not (empty: taken). Orders from before it was set are kept."""
 
     async def ready(self) -> None:
         """Say READY and wait for the others. Returns early, with `stopping` set, if the run is stopped meanwhile."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from darts_async.messages import (
@@ -11,17 +14,23 @@ from darts_async.messages import (
     Fault,
     Finished,
     Heartbeat,
+    KnobsTaken,
     Message,
     Ready,
     Role,
     RoleLost,
+    SetKnobs,
+    ShowStacks,
     Stop,
 )
+from darts_async.runtime.stacks import task_stacks
+from darts_async.runtime.waiting import Ages, Look, nothing
 
 if TYPE_CHECKING:
     from darts_async.messages import FromSupervisor, ToSupervisor
     from darts_async.transport.links import Dealer
 
+_log = logging.getLogger(__name__)
 _LAG_SAMPLE_S = 0.05
 _LAG_WINDOW = 200
 
@@ -47,6 +56,11 @@ class SupervisorClient:
         self.stop_reason = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
+        self.look: Look = nothing
+        self._knobs: Callable[[SetKnobs], Awaitable[str]] | None = None
+        self._knobs_set = asyncio.Event()
+        self._orders: asyncio.Queue[SetKnobs] = asyncio.Queue()  # few: one at a time, each is waited for
+        self._ages = Ages()
         self._link = link
         self._role = role
         self._rank = rank
@@ -61,6 +75,17 @@ class SupervisorClient:
             tasks.create_task(self._listen())
             tasks.create_task(self._beat())
             tasks.create_task(self._measure_lag())
+            tasks.create_task(self._take_knobs())
+
+    @property
+    def knobs(self) -> Callable[[SetKnobs], Awaitable[str]] | None:
+        """See `runtime.links.Supervisor`."""
+        return self._knobs
+
+    @knobs.setter
+    def knobs(self, take: Callable[[SetKnobs], Awaitable[str]] | None) -> None:
+        self._knobs = take
+        self._knobs_set.set()
 
     async def ready(self) -> None:
         """Say READY; return when all roles are ready, or when the run is stopped before that."""
@@ -88,10 +113,28 @@ class SupervisorClient:
             if isinstance(message, RoleLost):
                 self.losses.put_nowait(message)  # few: restarts are bounded
                 continue
+            if isinstance(message, SetKnobs):
+                self._orders.put_nowait(message)
+                continue
+            if isinstance(message, ShowStacks):
+                _log.warning("%s\nwhere the tasks stand:\n%s", message.reason, task_stacks())
+                continue
             if isinstance(message, Stop):
                 self.stop_reason = message.reason
                 self.stopping.set()
             self._begun.set()
+
+    async def _take_knobs(self) -> None:
+        await self._knobs_set.wait()
+        while True:
+            order = await self._orders.get()
+            assert self._knobs is not None
+            refused = await self._knobs(order)
+            shown = ", ".join(f"{key} = {change.new!r}" for key, change in order.changes.items())
+            _log.info("%s: %s", shown, refused or "taken")
+            await self._link.send(
+                KnobsTaken(role=self._role, rank=self._rank, number=order.number, refused=refused[:8000])
+            )
 
     async def _beat(self) -> None:
         while True:
@@ -102,7 +145,15 @@ class SupervisorClient:
         if self._lags:
             ordered = sorted(self._lags)
             self.gauges["loop_lag_p99_ms"] = 1e3 * ordered[int(0.99 * (len(ordered) - 1))]
-        return Heartbeat(role=self._role, rank=self._rank, state=self.state[:256], gauges=dict(self.gauges))
+        outlook = self.look()
+        return Heartbeat(
+            role=self._role,
+            rank=self._rank,
+            state=self.state[:256],
+            gauges=dict(self.gauges),
+            progress=outlook.progress,
+            waits=self._ages.look(outlook.pending, time.monotonic()),
+        )
 
     async def _measure_lag(self) -> None:
         """How late the loop wakes a timer: what every other task had to wait."""
