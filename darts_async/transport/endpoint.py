@@ -1,4 +1,7 @@
-"""Options and addresses of a link's socket: what is the same for every link stands here once."""
+"""Options and addresses of a link's socket: what is the same for every link stands here once.
+
+Invariant: a Unix socket that is bound here can be connected to by this user alone, whatever the umask.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,15 @@ import contextlib
 import errno
 import socket as unix
 from pathlib import Path
+from typing import TypeAlias
 
 import zmq
 
 from darts_async.errors import LinkBroken
+from darts_async.transport.curve import ConnectKeys, ServeKeys
+
+Keys: TypeAlias = ServeKeys | ConnectKeys | None
+"""Of an end that binds, of one that connects, or of a link without encryption."""
 
 _IPC = "ipc://"
 
@@ -23,12 +31,16 @@ def attach(
     receive_hwm: int,
     max_bytes: int,
     name: str,
+    keys: Keys = None,
 ) -> str:
     """Set a link's options and bind or connect it; return its endpoint (with the port that was chosen for `:*`).
 
     Raises `LinkBroken` with the endpoint and the cause; the socket is closed then.
     """
+    assert keys is None or isinstance(keys, ServeKeys) == bind, f"{endpoint}: the keys of the other end"
     try:
+        if keys is not None:
+            keys.apply(socket)
         _set_options(socket, send_hwm, receive_hwm, max_bytes, name)
         if not bind:
             socket.connect(endpoint)
@@ -36,6 +48,8 @@ def attach(
         if endpoint.startswith(_IPC):
             _refuse_if_served(endpoint)
         socket.bind(endpoint)
+        if endpoint.startswith(_IPC) and not endpoint.startswith(f"{_IPC}@"):
+            Path(endpoint[len(_IPC) :]).chmod(0o600)
         bound = socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(bound, bytes)
         return bound.rstrip(b"\0").decode()

@@ -5,9 +5,11 @@
 - Cancellation: `recv` and `send` may be cancelled (also by a timeout) at any time; no message is lost or sent in
   part by that; a `send` that was cancelled has not sent. (pyzmq's own `wait_for(recv())` can lose one, pyzmq#1925:
   links do not use it.)
-- Errors: `LinkClosed` when this side has closed the link, `ProtocolError` for bytes that break the contract,
-  `LinkBroken` for a failure from outside. A sender that is done says so with a message of its own
+- Errors: `LinkClosed` when this side has closed the link, `ProtocolError` for a message of one's own that cannot be
+  sent, `LinkBroken` for a failure from outside. A sender that is done says so with a message of its own
   (`messages.StreamEnd`): ZeroMQ has no end of stream.
+- Garbage: what arrives and is not a message of the link, whatever the bytes, is dropped, counted (`LinkStats.dropped`)
+  and named in the log now and then. Nobody can end a role by what they send.
 - Several tasks may use one end; they are served in the order they came. Messages are frozen once sent: their arrays may
   be on their way without having been copied.
 - `close()` is idempotent and wakes whoever waits. Senders and dealers return from it once the other side has received
@@ -34,6 +36,10 @@ class LinkStats(msgspec.Struct):
     received_bytes: int = 0
     depth: int = 0
     """Messages received from the peer and not yet taken by `recv` (or, at a sender, not yet handed over)."""
+    dropped: int = 0
+    """Messages that arrived and were refused; not among the received ones."""
+    refused_peers: int = 0
+    """Connections that were refused (strangers, wrong keys)."""
 
 
 @runtime_checkable

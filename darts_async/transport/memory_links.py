@@ -19,6 +19,7 @@ from darts_async.transport.codec import Codec
 from darts_async.transport.lane import BURST, Lane
 from darts_async.transport.links import LinkStats
 from darts_async.transport.memory_pipe import MemoryPipe
+from darts_async.transport.refusals import Refusals
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -30,6 +31,7 @@ class _MemoryLink:
     def __init__(self, inbound: MemoryPipe[Any] | None) -> None:
         self._inbound = inbound
         self._stats = LinkStats()
+        self._refusals = Refusals("a link in memory")
         self._blocked: list[Lane] = []
         self._closed = False
         self._broken = ""
@@ -93,18 +95,21 @@ class _MemoryLink:
             self._check()
             return pipe.take()
 
-        await self._give_way()
-        taken = None if pipe.readers.turns else attempt()
-        if taken is None:
-            taken = await pipe.readers.take_turn(attempt)
-        writer, item = taken
-        self._stats.received += 1
-        try:
-            message, size = pipe.unpack(item)
-        except ProtocolError as error:
-            raise ProtocolError(f"from {writer!r}: {error}") from error
-        self._stats.received_bytes += size
-        return writer, message
+        while True:
+            await self._give_way()
+            taken = None if pipe.readers.turns else attempt()
+            if taken is None:
+                taken = await pipe.readers.take_turn(attempt)
+            writer, item = taken
+            try:
+                message, size = pipe.unpack(item)
+            except ProtocolError as error:
+                self._refusals.refuse(writer.encode(), error)
+                self._stats.dropped = self._refusals.count
+                continue
+            self._stats.received += 1
+            self._stats.received_bytes += size
+            return writer, message
 
     async def _give_way(self) -> None:
         self._burst += 1

@@ -5,19 +5,20 @@ ZeroMQ's high-water mark end to end: a sender waits once `hwm` messages wait on 
 (for each peer; what the kernel's socket buffers hold comes on top). A sender with nobody to send to waits likewise.
 
 A link has one codec for each direction. Invariant: a message leaves `recv` decoded and valid or not at all; bytes that
-are not a message raise `ProtocolError` once, and the next `recv` goes on behind them.
+are not a message are dropped and counted, and `recv` goes on behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import zmq
 
 from darts_async.errors import ProtocolError
 from darts_async.transport.codec import Codec, Frame
+from darts_async.transport.endpoint import Keys
 from darts_async.transport.lane import BURST
 from darts_async.transport.links import LinkStats
 from darts_async.transport.zmq_socket import LinkKind, LinkSocket
@@ -46,7 +47,14 @@ class _ZmqLink:
         """The counters, with the depth of this moment."""
         socket = self._socket
         self._stats.depth = len(socket.inbox) + sum(map(len, socket.writers.values()))
+        self._stats.dropped = socket.refusals.count
+        self._stats.refused_peers = socket.refused_peers
         return self._stats
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Size of the messages that wait for `recv`. Adds them up: for a look now and then."""
+        return self._socket.waiting_bytes
 
     async def close(self, linger_s: float = 1.0) -> None:
         """Close the link. Returns when the peer has what was sent, or after `linger_s`. May be called again."""
@@ -103,21 +111,24 @@ class ZmqReceiver(_ZmqLink, Generic[R]):
         self._receive_codec = codec
 
     async def recv(self) -> R:
-        """Return the next message. Raises `LinkClosed`, and `ProtocolError` for one that breaks the contract."""
-        self._burst += 1
-        if self._burst > BURST:
-            await self._give_way()
-        socket = self._socket
-        frames = None if socket.readers.turns else socket.take()
-        if frames is None:
-            frames = await socket.readers.take_turn(socket.take)
-        self._stats.received += 1
-        if self._frames_behind_id:
-            del frames[0]
-        try:
-            return self._receive_codec.decode(frames)
-        finally:
-            self._stats.received_bytes += self._receive_codec.last_bytes
+        """Return the next message. Raises `LinkClosed`."""
+        socket, codec = self._socket, self._receive_codec
+        while True:
+            self._burst += 1
+            if self._burst > BURST:
+                await self._give_way()
+            frames = None if socket.readers.turns else socket.take()
+            if frames is None:
+                frames = await socket.readers.take_turn(socket.take)
+            peer = frames.pop(0).bytes if self._frames_behind_id else b""
+            try:
+                message = codec.decode(frames)
+            except ProtocolError as error:
+                socket.refusals.refuse(peer, error)
+                continue
+            self._stats.received += 1
+            self._stats.received_bytes += codec.last_bytes
+            return message
 
 
 class ZmqDealer(ZmqSender[S], ZmqReceiver[R]):
@@ -134,10 +145,17 @@ class ZmqDealer(ZmqSender[S], ZmqReceiver[R]):
 class ZmqHub(_ZmqLink, Generic[S, R]):
     """Implements `links.Hub`."""
 
-    def __init__(self, socket: LinkSocket, send_codec: Codec[S], receive_codec: Codec[R]) -> None:
+    def __init__(
+        self,
+        socket: LinkSocket,
+        send_codec: Codec[S],
+        receive_codec: Codec[R],
+        peers: Collection[str] | None = None,
+    ) -> None:
         super().__init__(socket)
         self._send_codec = send_codec
         self._receive_codec = receive_codec
+        self._peers = None if peers is None else frozenset(peers)
 
     async def send(self, peer: str, message: S) -> None:
         """Hand a message for one dealer over; wait while there is no room for it, without holding up other peers.
@@ -155,43 +173,70 @@ class ZmqHub(_ZmqLink, Generic[S, R]):
         self._stats.sent += 1
         self._stats.sent_bytes += size
 
+    def _check(self, name: str) -> None:
+        if self._peers is not None and name not in self._peers:
+            raise ProtocolError("nobody of that name has a part in this link")
+
     async def recv(self) -> tuple[str, R]:
-        """Return a dealer's name and its next message; otherwise as `ZmqReceiver.recv`."""
-        self._burst += 1
-        if self._burst > BURST:
-            await self._give_way()
-        socket = self._socket
-        frames = None if socket.readers.turns else socket.take()
-        if frames is None:
-            frames = await socket.readers.take_turn(socket.take)
-        self._stats.received += 1
-        peer = frames.pop(0).bytes
-        try:
-            return peer.decode(), self._receive_codec.decode(frames)
-        except (UnicodeDecodeError, ProtocolError) as error:
-            raise ProtocolError(f"from {peer!r}: {error}") from error
-        finally:
-            self._stats.received_bytes += self._receive_codec.last_bytes
+        """Return a dealer's name and its next message. Raises `LinkClosed`."""
+        socket, codec = self._socket, self._receive_codec
+        while True:
+            self._burst += 1
+            if self._burst > BURST:
+                await self._give_way()
+            frames = None if socket.readers.turns else socket.take()
+            if frames is None:
+                frames = await socket.readers.take_turn(socket.take)
+            peer = frames.pop(0).bytes
+            try:
+                name = peer.decode()
+                self._check(name)
+                message = codec.decode(frames)
+            except (UnicodeDecodeError, ProtocolError) as error:
+                socket.refusals.refuse(peer, error)
+                continue
+            self._stats.received += 1
+            self._stats.received_bytes += codec.last_bytes
+            return name, message
 
 
 def zmq_sender(
-    context: zmq.Context[Any], endpoint: str, codec: Codec[S], *, bind: bool = False, hwm: int = 1024
+    context: zmq.Context[Any],
+    endpoint: str,
+    codec: Codec[S],
+    *,
+    bind: bool = False,
+    hwm: int = 1024,
+    keys: Keys = None,
 ) -> ZmqSender[S]:
     """Open the pushing end of a stream. Raises `LinkBroken` when the endpoint cannot be used."""
-    socket = LinkSocket(context, LinkKind.SENDER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
+    socket = LinkSocket(context, LinkKind.SENDER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes, keys=keys)
     return ZmqSender(socket, codec)
 
 
 def zmq_receiver(
-    context: zmq.Context[Any], endpoint: str, codec: Codec[R], *, bind: bool = True, hwm: int = 1024
+    context: zmq.Context[Any],
+    endpoint: str,
+    codec: Codec[R],
+    *,
+    bind: bool = True,
+    hwm: int = 1024,
+    keys: Keys = None,
 ) -> ZmqReceiver[R]:
     """Open the pulling end of a stream. Raises `LinkBroken` when the endpoint cannot be used (taken, invalid)."""
-    socket = LinkSocket(context, LinkKind.RECEIVER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes)
+    socket = LinkSocket(context, LinkKind.RECEIVER, endpoint, bind=bind, hwm=hwm, max_bytes=codec.max_bytes, keys=keys)
     return ZmqReceiver(socket, codec)
 
 
 def zmq_dealer(
-    context: zmq.Context[Any], endpoint: str, name: str, *, send: Codec[S], receive: Codec[R], hwm: int = 1024
+    context: zmq.Context[Any],
+    endpoint: str,
+    name: str,
+    *,
+    send: Codec[S],
+    receive: Codec[R],
+    hwm: int = 1024,
+    keys: Keys = None,
 ) -> ZmqDealer[S, R]:
     """Connect to a hub under a name (1 to 255 bytes, unique among the hub's dealers). Raises `LinkBroken`.
 
@@ -199,13 +244,25 @@ def zmq_dealer(
     """
     if not 0 < len(name.encode()) < 256 or name.startswith("\0"):
         raise ValueError(f"a dealer's name has 1 to 255 bytes and does not start with NUL: {name!r}")
-    socket = LinkSocket(context, LinkKind.DEALER, endpoint, bind=False, hwm=hwm, max_bytes=receive.max_bytes, name=name)
+    socket = LinkSocket(
+        context, LinkKind.DEALER, endpoint, bind=False, hwm=hwm, max_bytes=receive.max_bytes, name=name, keys=keys
+    )
     return ZmqDealer(socket, send, receive)
 
 
 def zmq_hub(
-    context: zmq.Context[Any], endpoint: str, *, send: Codec[S], receive: Codec[R], hwm: int = 1024
+    context: zmq.Context[Any],
+    endpoint: str,
+    *,
+    send: Codec[S],
+    receive: Codec[R],
+    hwm: int = 1024,
+    keys: Keys = None,
+    peers: Collection[str] | None = None,
 ) -> ZmqHub[S, R]:
-    """Bind a hub. `hwm` holds for each dealer. Raises `LinkBroken` when the endpoint cannot be used."""
-    socket = LinkSocket(context, LinkKind.HUB, endpoint, bind=True, hwm=hwm, max_bytes=receive.max_bytes)
-    return ZmqHub(socket, send, receive)
+    """Bind a hub. `hwm` holds for each dealer. Messages of dealers that are not in `peers` are dropped and counted.
+
+    Raises `LinkBroken` when the endpoint cannot be used.
+    """
+    socket = LinkSocket(context, LinkKind.HUB, endpoint, bind=True, hwm=hwm, max_bytes=receive.max_bytes, keys=keys)
+    return ZmqHub(socket, send, receive, peers)

@@ -1,4 +1,4 @@
-"""What libzmq reports about a socket: which connections are up, and that a closed socket has come to its end."""
+"""What libzmq reports about a socket: which connections are up or were refused, and that a closed socket has ended."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import zmq
 _EVENT: Final = struct.Struct("=Hi")
 _UP: Final = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
 _DOWN: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_REFUSED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 _ENDED: Final = zmq.EVENT_MONITOR_STOPPED
 _numbers = itertools.count()
 
@@ -27,9 +30,11 @@ class SocketMonitor:
         self._on_loss = on_loss
         self.lost_all = False
         """There were connections, and there are none now."""
+        self.refused = 0
+        """Connections that came to nothing: no ZeroMQ peer, or one without the right keys."""
         self._ended = asyncio.Event()
         address = f"inproc://darts-link-monitor-{next(_numbers)}"
-        socket.monitor(address, int(_UP | _DOWN | _ENDED))
+        socket.monitor(address, int(_UP | _DOWN | _REFUSED | _ENDED))
         self._events = context.socket(zmq.PAIR)
         self._events.connect(address)
         self._fd = self._events.fileno()
@@ -57,6 +62,8 @@ class SocketMonitor:
                     if not self._connections:
                         self.lost_all = True
                         self._on_loss()
+                elif event & _REFUSED:
+                    self.refused += 1
                 elif event & _ENDED:
                     self._ended.set()
         except zmq.Again:

@@ -29,8 +29,9 @@ import zmq
 
 from darts_async.errors import LinkBroken, LinkClosed
 from darts_async.transport.codec import Frame
-from darts_async.transport.endpoint import attach
+from darts_async.transport.endpoint import Keys, attach
 from darts_async.transport.lane import Lane
+from darts_async.transport.refusals import Refusals
 from darts_async.transport.zmq_monitor import SocketMonitor
 
 _BATCH: Final = 256
@@ -38,6 +39,11 @@ _BATCH: Final = 256
 _ZERO_COPY_BYTES: Final = 1 << 16
 """Frames from this size on are handed to libzmq by reference. Measured: by copy 2.0 us for 64 KiB and 660 us for 1 MiB,
 by reference 2.8 us for either."""
+MAX_FRAMES: Final = 32
+"""Of one message, the sender's id included; the largest real one has eight."""
+INBOX_BYTES: Final = 64 << 20
+"""What an inbox may hold before it stops receiving, unless one message is larger: the bound that `hwm` is in bytes.
+libzmq's own queues come on top, of at most `hwm` messages of `max_bytes` for each peer."""
 _BLOCKED_LOOK_S: Final = 0.02
 """Only while a hub's send waits for a full peer, see `try_send`."""
 _GOOD_BYE: Final = b"\xc1bye?"
@@ -73,6 +79,7 @@ class LinkSocket:
         hwm: int,
         max_bytes: int,
         name: str = "",
+        keys: Keys = None,
     ) -> None:
         """Raises `LinkBroken` when the endpoint cannot be used, `ValueError` for a high-water mark below 1."""
         if hwm < 1:
@@ -84,6 +91,10 @@ class LinkSocket:
         # A receiver's bound is shared by libzmq's queue (per peer) and the inbox, whose length is the link's gauge.
         queued = (hwm + 1) // 2
         self._inbox_limit = max(hwm - queued, 1)
+        self._max_bytes = max_bytes
+        # Sizes are added up (0.3 us a message) only where the number of messages alone would allow too much.
+        self._inbox_bytes_limit = max(INBOX_BYTES, max_bytes) if self._inbox_limit * max_bytes > INBOX_BYTES else 0
+        self._inbox_bytes = 0
         self.closed = False
         self.inbox: deque[list[zmq.Frame]] = deque()
         self.readers = Lane()
@@ -101,11 +112,19 @@ class LinkSocket:
         self._monitor = SocketMonitor(context, self._socket, self._parted.set)
         try:
             self.endpoint = attach(
-                self._socket, endpoint, bind=bind, send_hwm=hwm, receive_hwm=queued, max_bytes=max_bytes, name=name
+                self._socket,
+                endpoint,
+                bind=bind,
+                send_hwm=hwm,
+                receive_hwm=queued,
+                max_bytes=max_bytes,
+                name=name,
+                keys=keys,
             )
         except BaseException:
             self._monitor.close()
             raise
+        self.refusals = Refusals(self.endpoint)
         # pyzmq's own methods, without the Python layers above them: 0.2 us a frame instead of 0.5.
         raw: Any = super(zmq.Socket, self._socket)
         self._send = raw.send
@@ -122,10 +141,26 @@ class LinkSocket:
         if not self.inbox:
             return None
         frames = self.inbox.popleft()
-        if self._stalled and len(self.inbox) <= self._inbox_limit // 2:
+        if self._inbox_bytes_limit:
+            self._inbox_bytes -= sum(map(len, frames))
+        if (
+            self._stalled
+            and len(self.inbox) <= self._inbox_limit // 2
+            and self._inbox_bytes <= self._inbox_bytes_limit // 2
+        ):
             self._stalled = False
             self._schedule()
         return frames
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the inbox holds, all frames together."""
+        return sum(sum(map(len, frames)) for frames in self.inbox)
+
+    @property
+    def refused_peers(self) -> int:
+        """Connections that were refused."""
+        return self._monitor.refused
 
     def try_send(self, frames: Sequence[Frame]) -> bool | None:
         """Hand a whole message to libzmq; return None if there is no room. Raises `LinkClosed`, `LinkBroken`.
@@ -157,7 +192,7 @@ class LinkSocket:
         if self.closed:
             return
         self.closed = True
-        self.inbox.clear()
+        self._forget_inbox()
         self.readers.wake_all()
         for lane in self.writers.values():
             lane.wake_all()
@@ -194,7 +229,7 @@ class LinkSocket:
 
     def _go_on_parting(self) -> None:
         self._fill_inbox()  # for the answer; whatever else comes is for nobody
-        self.inbox.clear()
+        self._forget_inbox()
         if not self._good_bye_said:
             try:
                 self._good_bye_said = self._hand_over([_GOOD_BYE])
@@ -241,7 +276,7 @@ class LinkSocket:
             return
         if self.closed:
             return
-        if self._receives and len(self.inbox) < self._inbox_limit:
+        if self._receives and self._has_room:
             self._fill_inbox()
         else:
             self._get(_EVENTS)  # processes the commands, and with that quiets the descriptor
@@ -257,19 +292,49 @@ class LinkSocket:
                 frames = [frame]
                 while frame.more:
                     frame = receive(_DONTWAIT, False)
-                    frames.append(frame)
+                    if len(frames) <= MAX_FRAMES:
+                        frames.append(frame)
                 if len(frame) == len(_GOOD_BYE) and self._is_courtesy(frames):
                     continue
+                if len(frames) > MAX_FRAMES:
+                    self._refuse(frames, f"more than {MAX_FRAMES} frames")
+                    continue
+                if self._inbox_bytes_limit and not self._fits(frames):
+                    continue
                 inbox.append(frames)
+                if not self._has_room:
+                    break
         except zmq.Again:
             pass
         else:
-            if len(inbox) < self._inbox_limit:
+            if self._has_room:
                 self._schedule()
             else:
                 self._stalled = True
         if inbox:
             self.readers.wake()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self.inbox) < self._inbox_limit and (
+            not self._inbox_bytes_limit or self._inbox_bytes < self._inbox_bytes_limit
+        )
+
+    def _fits(self, frames: list[zmq.Frame]) -> bool:
+        """Count a message's bytes; refuse it if its frames together are above the bound that libzmq has for each."""
+        size = sum(map(len, frames))
+        if size - (len(frames[0]) if self._is_router else 0) > self._max_bytes:
+            self._refuse(frames, f"{size} bytes, above the bound of {self._max_bytes} bytes")
+            return False
+        self._inbox_bytes += size
+        return True
+
+    def _refuse(self, frames: list[zmq.Frame], why: str) -> None:
+        self.refusals.refuse(frames[0].bytes if self._is_router else b"", why)
+
+    def _forget_inbox(self) -> None:
+        self.inbox.clear()
+        self._inbox_bytes = 0
 
     def _is_courtesy(self, frames: list[zmq.Frame]) -> bool:
         """Deal with a good-bye or its answer; return False if the message is neither."""

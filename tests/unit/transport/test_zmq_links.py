@@ -17,6 +17,7 @@ import zmq
 
 from darts_async.errors import LinkBroken, ProtocolError
 from darts_async.messages import CancelRollouts, Credits, RolloutEnded, ToSelector, Trajectory, VersionSpan
+from darts_async.transport import zmq_socket
 from darts_async.transport.codec import Codec
 from darts_async.transport.zmq_links import zmq_dealer, zmq_hub, zmq_receiver, zmq_sender
 
@@ -47,29 +48,101 @@ def long_response(number: int, tokens: int) -> Trajectory:
     )
 
 
-async def test_garbage_is_refused_and_the_link_goes_on(zmq_world: Any) -> None:
+async def test_garbage_is_dropped_and_counted_and_the_link_goes_on(
+    zmq_world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     receiver, sender = zmq_world.stream()
     stranger = zmq_world.raw(zmq.DEALER, receiver.endpoint)
     async with asyncio.timeout(DEADLINE_S):
-        for frames in GARBAGE:
+        for number, frames in enumerate(GARBAGE, 1):
             stranger.send_multipart(frames)
-            with pytest.raises(ProtocolError):
-                await receiver.recv()
-        await sender.send(ended(5))
-        assert (await receiver.recv()).candidate_id == 5
-    assert receiver.stats.received == len(GARBAGE) + 1
+            receiving = asyncio.ensure_future(receiver.recv())
+            await _until(lambda wanted=number: receiver.stats.dropped >= wanted)
+            await sender.send(ended(number))
+            assert (await receiving).candidate_id == number
+    assert (receiver.stats.received, receiver.stats.dropped) == (len(GARBAGE), len(GARBAGE))
+    # Once in ten seconds, whatever comes.
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.startswith(f"{receiver.endpoint}: dropped a message of b'\\x00") and line.endswith("(1 so far)")
 
 
-async def test_a_hub_names_the_peer_whose_message_it_refuses(zmq_world: Any) -> None:
-    hub, make_dealer = zmq_world.exchange()
+async def test_what_a_stranger_sends_forges_no_log_lines(zmq_world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    receiver, sender = zmq_world.stream()
+    name = "\n12:00:00 WARNING all is lost\x1b[31m" + "x" * 10_000
+    zmq_world.raw(zmq.DEALER, receiver.endpoint).send(msgspec.msgpack.encode({"type": "StreamEnd", name: 1}))
+    async with asyncio.timeout(DEADLINE_S):
+        receiving = asyncio.ensure_future(receiver.recv())
+        await _until(lambda: receiver.stats.dropped)
+        await sender.send(ended(1))
+        await receiving
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.isprintable() and len(line) < 600
+
+
+async def test_a_hub_hears_those_who_belong_to_it(zmq_world: Any) -> None:
+    hub = zmq_world.keep(
+        zmq_hub(
+            zmq_world.context,
+            zmq_world.address(),
+            send=Codec[Any](CancelRollouts),
+            receive=Codec[Any](Credits),
+            peers=("generator-0",),
+        )
+    )
+
+    def dealer(name: str) -> Any:
+        codecs: dict[str, Codec[Any]] = {"send": Codec(Credits), "receive": Codec(CancelRollouts)}
+        return zmq_world.keep(zmq_dealer(zmq_world.context, hub.endpoint, name, **codecs))
+
+    stranger, member = dealer("generator-1"), dealer("generator-0")
     nameless = zmq_world.raw(zmq.DEALER, hub.endpoint)
     nameless.send(b"\xc1")
+    await stranger.send(Credits(replica=1, granted_total=1))
     async with asyncio.timeout(DEADLINE_S):
-        with pytest.raises(ProtocolError, match=r"from b'\\x00"):
-            await hub.recv()
-        dealer = make_dealer("generator-0")
-        await dealer.send(Credits(replica=0, granted_total=1))
-        assert (await hub.recv())[0] == "generator-0"
+        receiving = asyncio.ensure_future(hub.recv())
+        await _until(lambda: hub.stats.dropped >= 2)
+        await member.send(Credits(replica=0, granted_total=2))
+        peer, message = await receiving
+    assert (peer, message.granted_total, hub.stats.received) == ("generator-0", 2, 1)
+
+
+async def test_an_inbox_is_bounded_in_bytes_too(zmq_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq_socket, "INBOX_BYTES", 100_000)
+    codec: Codec[Any] = Codec(ToSelector, max_bytes=20_000)
+    receiver = zmq_world.keep(zmq_receiver(zmq_world.context, zmq_world.address(), codec, hwm=200))
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, receiver.endpoint, codec, hwm=200))
+    async with asyncio.timeout(DEADLINE_S):
+        sending = asyncio.ensure_future(_send_all(sender, [long_response(n, 1250) for n in range(200)]))
+        await _until(lambda: receiver.waiting_bytes >= 100_000)
+        await asyncio.sleep(0.05)
+        assert receiver.waiting_bytes < 115_000  # ten of ten thousand bytes, and one more
+        assert receiver.stats.depth <= 10
+        numbers = [(await receiver.recv()).candidate_id for _ in range(200)]
+        await sending
+    assert numbers == list(range(200)) and receiver.waiting_bytes == 0
+
+
+async def _until(condition: Callable[[], Any]) -> None:
+    while not condition():  # noqa: ASYNC110 - what happens in libzmq has no event
+        await asyncio.sleep(0.001)
+
+
+async def _send_all(sender: Any, messages: list[Any]) -> None:
+    for message in messages:
+        await sender.send(message)
+
+
+async def test_a_message_of_many_frames_above_the_bound_never_gets_in(zmq_world: Any) -> None:
+    receiver = zmq_world.keep(
+        zmq_receiver(zmq_world.context, zmq_world.address(), Codec[Any](ToSelector, max_bytes=1 << 20))
+    )
+    sender = zmq_world.keep(zmq_sender(zmq_world.context, receiver.endpoint, Codec[Any](ToSelector)))
+    zmq_world.raw(zmq.DEALER, receiver.endpoint).send_multipart([bytes(1 << 20)] * 20)
+    async with asyncio.timeout(DEADLINE_S):
+        await _until(lambda: receiver.stats.dropped)
+        assert receiver.waiting_bytes == 0
+        await sender.send(ended(2))
+        assert (await receiver.recv()).candidate_id == 2
 
 
 async def test_a_frame_above_the_bound_never_gets_in(zmq_world: Any) -> None:
