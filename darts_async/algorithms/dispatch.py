@@ -14,10 +14,12 @@ from typing import Literal, TypeAlias
 
 from darts_async.algorithms.allocation import Allotment, Allotter
 from darts_async.algorithms.credits import CreditBook
+from darts_async.algorithms.dispatch_waits import admission_waits, credit_waits, evaluation_waits
 from darts_async.algorithms.evaluation import EvalLabel, EvalSchedule, EvalScore, Evaluation
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import Rounds, Unfinished
 from darts_async.algorithms.staleness import Admission
+from darts_async.algorithms.wait_graph import Pending
 
 Phase: TypeAlias = Literal["before", "train", "after", "complete"]
 
@@ -94,6 +96,29 @@ class Dispatcher:
     def next_job(self) -> GroupJob | ReplacementJob | None:
         """Return what can be sent now and book it, or None: then only an event can change that."""
         return self._next_eval() or self._next_replacement() or self._next_train()
+
+    def pending(self) -> list[Pending]:
+        """What keeps `next_job` from having one; empty when it has, or when all is done."""
+        evaluation, reserve = self._evaluation, self._schedule.reserve
+        if evaluation is not None and not evaluation.all_started:
+            return credit_waits(self.credits, self._eval_samples, "a held-out group")
+        found = [] if evaluation is None else evaluation_waits(evaluation)
+        if self._replacements:
+            return [*found, *credit_waits(self.credits, 1, "a replacement", reserve)]
+        if self.phase != "train":
+            return found
+        if self._is_over:
+            return [*found, Pending("selector-0", f"waits for the end of {self.admission.live} groups")]
+        if not self.rounds.is_open:
+            return [*found, Pending("selector-0", "waits until the step of this round is filled")]
+        if blocked := admission_waits(self.admission):
+            return [*found, *blocked]
+        drawn = self._pending.get(self.rounds.is_long)
+        if drawn is None:
+            if self._allocation.is_behind(self.admission.version):
+                return [*found, Pending("selector-0", f"waits for the outcomes of version {self.admission.version}")]
+            return found
+        return [*found, *credit_waits(self.credits, drawn.num_candidates, "the next group", reserve)]
 
     def replace(self, group_id: int, candidate_id: int) -> None:
         """The selector asks for a candidate in the place of one that failed."""

@@ -73,6 +73,11 @@ class Evaluation:
     _lengths: list[int] = field(default_factory=list)
 
     @property
+    def num_open(self) -> int:
+        """Prompts whose group is dispatched and not scored."""
+        return len(self._open)
+
+    @property
     def all_started(self) -> bool:
         """Whether nothing is left to be dispatched."""
         return self.num_started >= self.num_prompts

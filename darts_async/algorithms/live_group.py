@@ -106,6 +106,7 @@ class LiveGroup:
             baseline_rewards=np.array([c.reward for c in baseline], dtype=np.float32),
             baseline_lengths=np.array([c.tokens for c in baseline], dtype=np.int32),
             capped=tuple(c.capped for c in kept),
+            max_staleness=self.plan.max_staleness,
         )
 
     def outcome(

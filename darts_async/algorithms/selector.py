@@ -139,11 +139,11 @@ class Selector:
         self._num_live += 1
         if plan.purpose == "train":
             self.books.planned(plan)
-            self._planner.dispatched(plan.group_id, plan.dispatch_version)
+            self._planner.dispatched(plan.group_id, plan.dispatch_version, plan.max_staleness)
         self._effects.replies.append((peer, PlanAccepted(group_id=plan.group_id)))
         if plan.purpose == "train" and self._training_over:
             self._stop(self._groups[plan.group_id])  # its plan was on its way here when training ended
-        elif plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version):
+        elif plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version, plan.max_staleness):
             # Its step was filled while the plan was on its way here.
             self._apply(self._groups[plan.group_id], self._groups[plan.group_id].state.abandon(DEFERRED))
 

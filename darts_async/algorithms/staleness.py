@@ -11,7 +11,7 @@ of its tokens; queue time is included because both versions are. Its bound is et
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from darts_async.config.schema import MODE_ETA
 
@@ -57,8 +57,11 @@ class Admission:
         self, *, groups_per_step: int, eta: int, steps: int, in_flight_groups: int, oversample_groups: int = 0
     ) -> None:
         self._groups_per_step = groups_per_step
-        self._eta = eta
-        self._in_flight_bound = in_flight_groups
+        self.eta = eta
+        """Steps by which groups may run ahead. May change at any time: what was admitted under another value keeps
+        the deadline that it has, and is counted in full from now on."""
+        self.in_flight_groups = in_flight_groups
+        """Most groups in flight; may change at any time."""
         self.oversample_groups = oversample_groups
         """Groups that may start beyond the horizon; may change from round to round."""
         self._needed = steps * groups_per_step
@@ -87,13 +90,23 @@ class Admission:
         """Whether every group that the published versions were trained on has been reported."""
         return self.trained >= self.version * self._groups_per_step
 
+    @property
+    def horizon(self) -> int:
+        """Groups that may be trained or live now, as far as staleness goes."""
+        return (self.eta + 1 + self.version) * self._groups_per_step + self.oversample_groups
+
     def may_dispatch(self) -> bool:
         """Whether one more group fits all three bounds now."""
+        return not self.blocked_by()
+
+    def blocked_by(self) -> Literal["", "run", "horizon", "in_flight"]:
+        """The bound that one more group would break; of several the one that takes longest to give way."""
         after = self.trained + self.live + 1
-        horizon = (self._eta + 1 + self.version) * self._groups_per_step
-        return (
-            after <= min(horizon, self._needed) + self.oversample_groups and len(self._decoding) < self._in_flight_bound
-        )
+        if after > self._needed + self.oversample_groups:
+            return "run"
+        if after > self.horizon:
+            return "horizon"
+        return "in_flight" if len(self._decoding) >= self.in_flight_groups else ""
 
     def dispatched(self, group_id: int) -> None:
         """A group starts."""
@@ -126,6 +139,10 @@ class StepPlanner:
     dispatched later cannot break it: their deadlines are not before d. With that, every live group finds a slot in
     time however slow it is, so the sweep at the learner's door never fires unless something failed.
 
+    eta may change while groups are live: each has the one it was admitted under, in its plan. After a fall of eta, a
+    later group h may be due before g. That breaks nothing either: h was admitted only because all groups trained or
+    live by then, g included, fit into the steps through h's deadline.
+
     Slots are handed out in order, so the i-th group released belongs to step i // groups_per_step.
     """
 
@@ -148,14 +165,18 @@ class StepPlanner:
         """Whether every slot of the run is taken."""
         return self._last_slot is not None and self._assigned >= self._last_slot
 
-    def is_overdue(self, version: int) -> bool:
+    def is_overdue(self, version: int, eta: int | None = None) -> bool:
         """Whether a group that starts at this version can no longer be trained in time: its last step is filled."""
-        return self.filling > version + self._eta
+        return self.filling > version + (self._eta if eta is None else eta)
 
-    def dispatched(self, group_id: int, version: int) -> None:
-        """A group starts at a policy version (a lower bound on the versions of its tokens)."""
-        self._deadline[group_id] = version + self._eta
-        self._due[version + self._eta] += 1
+    def dispatched(self, group_id: int, version: int, eta: int | None = None) -> None:
+        """A group starts at a policy version (a lower bound on the versions of its tokens).
+
+        eta: the bound that it was admitted under, if it is not the one from the start.
+        """
+        deadline = version + (self._eta if eta is None else eta)
+        self._deadline[group_id] = deadline
+        self._due[deadline] += 1
 
     def complete(self, group_id: int) -> list[tuple[int, int]]:
         """A group can be trained. Return the groups that may go to the learner now, as (group, step), in order."""
