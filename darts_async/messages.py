@@ -238,7 +238,7 @@ class RolloutRequest(Message, frozen=True, kw_only=True):
     prompt_tokens: np.ndarray
     """int32 [prompt_len]."""
     seed: NonNegative
-    """Seed of the sampler: a hash of (run seed, prompt id, candidate id, attempt)."""
+    """Seed of the sampler: a hash of (run seed, prompt id, candidate id of the draw, attempt)."""
     max_response_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     min_policy_version: NonNegative
     """The replica holds the request until its confirmed weight version is at least this."""
@@ -440,6 +440,9 @@ class TrainGroup(Message, frozen=True, kw_only=True):
     """Which responses ended at `max_response_tokens`."""
     max_staleness: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
     """As in its plan."""
+    epoch: NonNegative = 0
+    """Of the last `LearnerState` that the selector had taken in when it sent this; 0 before any. The learner ignores
+    groups of an earlier epoch: what it lacks of them comes again."""
 
     def __post_init__(self) -> None:
         size = len(self.candidate_ids)
@@ -482,15 +485,28 @@ class TrainedStep(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LearnerState(Message, frozen=True, kw_only=True):
-    """What the learner has, for a selector that was started anew or for the selector's dealings with a learner that
-    was: sent by the learner when it starts and when the selector is lost. What was released and is in neither list is
-    sent again by a selector that holds it, and is lost otherwise."""
+    """What the learner has: sent by a learner that takes up what another start of it left, before anything else, and
+    whenever the selector was lost. The selector answers with `StateTaken` and sends what was released and is in neither
+    list again, in order, as far as it holds it."""
 
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    """Increases with each `LearnerState` of a run: answers to earlier ones are void, and so are groups sent before."""
     version: NonNegative
-    steps: Annotated[tuple[TrainedStep, ...], msgspec.Meta(max_length=1 << 16)] = ()
-    """The last steps, oldest first, those that a selector may not have heard of."""
+    steps: Annotated[tuple[TrainedStep, ...], msgspec.Meta(max_length=1 << 10)] = ()
+    """The last steps, oldest first, among them all that a selector may not have heard of."""
     received: GroupIds = ()
     """Groups of the open step that are safe on the learner's disk, in order."""
+    last: bool = False
+    """Training ended with this version."""
+
+
+class StateTaken(Message, frozen=True, kw_only=True):
+    """The selector has taken a `LearnerState` in. Sent before any group of that epoch."""
+
+    epoch: NonNegative
+    over: GroupIds = ()
+    """Of the received groups, those that are over: the learner must not train them (the run was drained after they
+    were received, so their end is in the ledger)."""
 
 
 class GroupSwept(Message, frozen=True, kw_only=True):
@@ -687,7 +703,7 @@ FromLearner: TypeAlias = StepDone | GroupSwept | LearnerState | StreamEnd
 FromAllocatorToSelector: TypeAlias = GroupPlan | CandidatePlaced | AllocatorHello
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome | DispatchState
 ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts | DropBelow
-ToLearner: TypeAlias = TrainGroup | ChunksDropped | StreamEnd
+ToLearner: TypeAlias = TrainGroup | StateTaken | ChunksDropped | StreamEnd
 ChunkNews: TypeAlias = TrajectoryChunk | ChunksDropped
 ToSupervisor: TypeAlias = (
     Ready | Heartbeat | StepMetrics | EvalResult | Finished | RunComplete | Warn | Fault | KnobsTaken

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from darts_async.algorithms.ledger_records import LedgerRecord
-from darts_async.messages import ChunksDropped, PlanReply, StepMetrics, TrainGroup
+from darts_async.messages import ChunksDropped, PlanReply, StateTaken, StepMetrics, TrainGroup
 
 __all__ = ["Cancel", "Effects", "Park", "ScoreWanted", "Stream"]
 
@@ -56,7 +56,7 @@ class Effects:
     replies: list[tuple[str, PlanReply]] = field(default_factory=list)
     """(the allocator's name, message)."""
     scores: list[ScoreWanted] = field(default_factory=list)
-    groups: list[TrainGroup | ChunksDropped] = field(default_factory=list)
+    groups: list[TrainGroup | StateTaken | ChunksDropped] = field(default_factory=list)
     steps: list[StepMetrics] = field(default_factory=list)
     records: list[LedgerRecord] = field(default_factory=list)
 
