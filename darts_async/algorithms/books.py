@@ -100,6 +100,13 @@ class Books:
             self._write_end(group, end, capped=ending == "capped")
         return news
 
+    def unheard(self, group: LiveGroup, index: int) -> None:
+        """No report of a candidate will come, if none is here: its last progress is what it cost."""
+        tokens = group.state.candidate(index).tokens
+        _, end = self.ledger.reported(candidate_id(group.plan.group_id, index), tokens, estimated=True)
+        if end is not None:
+            self._write_end(group, end)
+
     def decided(self, group: LiveGroup, index: int, state: LedgerState) -> None:
         """Enter a verdict."""
         end = self.ledger.decided(candidate_id(group.plan.group_id, index), state)
@@ -162,8 +169,6 @@ class Books:
             if not group.ended and group.trains:
                 self.group_ended(group, "cancelled")
         for end in self.ledger.close(lambda c: groups[group_of(c)].state.candidate(index_of(c)).tokens):
-            if end.estimated and end.state == "cancelled_tail":
-                self._residual.cancelled(end.tokens)
             self._write_end(groups[group_of(end.candidate_id)], end)
         self.ledger.check()
         rollouts = {str(state): self.ledger.rollouts[state] for state in LEDGER_STATES}
@@ -200,6 +205,8 @@ class Books:
 
     def _write_end(self, group: LiveGroup, end: Ended, *, capped: bool = False) -> None:
         candidate = group.state.candidate(index_of(end.candidate_id))
+        if end.estimated and end.state == "cancelled_tail":
+            self._residual.cancelled(end.tokens)
         self._records.append(
             CandidateEnded(
                 candidate_id=end.candidate_id,

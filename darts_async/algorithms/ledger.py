@@ -25,6 +25,8 @@ class Entry:
 
     verdict: LedgerState | None = None
     tokens: int | None = None
+    estimated: bool = False
+    """The tokens are the last progress: no report will come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,13 @@ class Ledger:
             self._open[candidate] = Entry()
             self.generated += 1
 
-    def reported(self, candidate: int, tokens: int) -> tuple[bool, Ended | None]:
-        """The generator's final token count. Returns whether it was news, and the candidate's end if this is it."""
+    def reported(self, candidate: int, tokens: int, *, estimated: bool = False) -> tuple[bool, Ended | None]:
+        """The generator's final token count, or (`estimated`) the last progress of a candidate that was lost with its
+        generator. Returns whether it was news, and the candidate's end if this is it."""
         entry = self._open.get(candidate)
         if entry is None or entry.tokens is not None:
             return False, None
-        entry.tokens = tokens
+        entry.tokens, entry.estimated = tokens, estimated
         self.tokens_generated += tokens
         return True, self._end(candidate, entry)
 
@@ -97,12 +100,11 @@ class Ledger:
         final report came."""
         ends = []
         for candidate, entry in list(self._open.items()):
-            estimated = entry.tokens is None
             if entry.tokens is None:
-                entry.tokens = last_progress(candidate)
+                entry.tokens, entry.estimated = last_progress(candidate), True
                 self.tokens_generated += entry.tokens
             entry.verdict = entry.verdict or "cancelled_shutdown"
-            end = self._end(candidate, entry, estimated=estimated)
+            end = self._end(candidate, entry)
             if end is not None:
                 ends.append(end)
         return ends
@@ -117,11 +119,11 @@ class Ledger:
         if counted + pending != self.tokens_generated:
             raise ValueError(f"{self.tokens_generated} tokens, but {counted} ended and {pending} pending")
 
-    def _end(self, candidate: int, entry: Entry, *, estimated: bool = False) -> Ended | None:
+    def _end(self, candidate: int, entry: Entry) -> Ended | None:
         if entry.verdict is None or entry.tokens is None:
             return None
         del self._open[candidate]
         self.rollouts[entry.verdict] += 1
         self.tokens[entry.verdict] += entry.tokens
-        self._estimated += estimated
-        return Ended(candidate, entry.verdict, entry.tokens, estimated)
+        self._estimated += entry.estimated
+        return Ended(candidate, entry.verdict, entry.tokens, entry.estimated)

@@ -22,6 +22,7 @@ class LiveGroup:
     __slots__ = (
         "_finished_at_s",
         "_held",
+        "_placed",
         "announced",
         "ended",
         "last_pick_wait_s",
@@ -30,6 +31,7 @@ class LiveGroup:
         "reasons",
         "released",
         "replica",
+        "scattered",
         "state",
         "streamed",
     )
@@ -40,7 +42,11 @@ class LiveGroup:
         """Name of the allocator's dealer."""
         self.state = state
         self.replica: int | None = None
-        """The generator that has the group, once one of its candidates was heard of."""
+        """The generator that has the group, once one of its candidates was heard of; None if several may have it."""
+        self.scattered = False
+        """A generator of it was lost: each replacement may be anywhere."""
+        self._placed: dict[int, tuple[int, int]] = {}
+        """Of a replacement: the replica it was sent to, and which start of it."""
         self.announced = False
         """The allocator knows that nothing of it runs any more."""
         self.released = False
@@ -70,6 +76,25 @@ class LiveGroup:
     def kept_ids(self) -> tuple[int, ...]:
         """Ids of the kept candidates; empty before the decision."""
         return tuple(candidate_id(self.plan.group_id, index) for index in self.state.kept)
+
+    def place_of(self, index: int) -> tuple[int, int] | None:
+        """The replica that a candidate was sent to, and which start of it; None: it was not sent yet."""
+        if candidate_id(self.plan.group_id, index) in self.plan.candidate_ids:
+            return self.plan.replica, self.plan.incarnation
+        return self._placed.get(index)
+
+    def place(self, index: int, replica: int, incarnation: int) -> None:
+        """A replacement is sent there."""
+        self._placed[index] = (replica, incarnation)
+
+    def seen_at(self, replica: int) -> None:
+        """A candidate of it was heard of from there."""
+        if not self.scattered:
+            self.replica = replica
+
+    def scatter(self) -> None:
+        """A generator that it was on is gone; whoever takes a replacement has to be asked for among all."""
+        self.scattered, self.replica = True, None
 
     def hold(self, index: int, trajectory: Trajectory, now_s: float) -> None:
         """Keep a response until the decision."""

@@ -21,6 +21,8 @@ from darts_async.algorithms.books import Books
 from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted, Stream
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
 from darts_async.algorithms.live_group import LiveGroup
+from darts_async.algorithms.lost_replicas import GENERATOR_LOST, LostReplicas
+from darts_async.algorithms.released import Released
 from darts_async.algorithms.rounds import DEFERRED
 from darts_async.algorithms.selection import RULES
 from darts_async.algorithms.staleness import StepPlanner
@@ -28,14 +30,17 @@ from darts_async.algorithms.zero_variance import ZeroVariance
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
     MAX_CANDIDATES,
+    CandidatePlaced,
     ChunksDropped,
     GroupComplete,
     GroupPlan,
     GroupSwept,
+    LearnerState,
     PlanAccepted,
     Progress,
     ReplaceCandidate,
     RolloutEnded,
+    StateTaken,
     StepDone,
     StepFilled,
     StepMetrics,
@@ -68,6 +73,8 @@ class Selector:
 
         `clock`: seconds, monotonic; only measures how long groups wait, decides nothing."""
         self.books = Books(max_response_tokens)
+        self.released = Released()
+        """Groups in the learner's hands, or on their way there."""
         self.num_unasked = 0
         """Candidates that a generator cancelled by itself, before the order to stop was here."""
         self.protocol_errors = 0
@@ -79,6 +86,7 @@ class Selector:
         self._zero_variance: ZeroVariance = zero_variance
         self._stream_tokens = stream_tokens
         self._clock = clock
+        self._lost = LostReplicas()
         self._groups: dict[int, LiveGroup] = {}
         self._known: set[int] = set()
         """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
@@ -122,6 +130,7 @@ class Selector:
         try:
             state = GroupState(
                 group_id=plan.group_id,
+                draw=plan.draw,
                 indices=map(index_of, plan.candidate_ids),
                 rule=rule,
                 group_size=plan.group_size,
@@ -146,6 +155,15 @@ class Selector:
         elif plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version, plan.max_staleness):
             # Its step was filled while the plan was on its way here.
             self._apply(self._groups[plan.group_id], self._groups[plan.group_id].state.abandon(DEFERRED))
+        self._write_off_lost(self._groups.get(plan.group_id))
+
+    def on_placed(self, message: CandidatePlaced) -> None:
+        """A replacement is about to be sent somewhere."""
+        found = self._find(message.candidate_id, "the place")
+        if found is not None:
+            group, index = found
+            group.place(index, message.replica, message.incarnation)
+            self._write_off_lost(group)
 
     # --- from the generators --------------------------------------------------------------------------------------
 
@@ -166,7 +184,7 @@ class Selector:
                 self._stray(f"progress of candidate {candidate}, which its group does not have")
                 continue
             first_sight = group.replica is None
-            group.replica = replica
+            group.seen_at(replica)
             if decision is not NOTHING:
                 self._apply(group, decision)
             elif first_sight:
@@ -178,7 +196,7 @@ class Selector:
         if found is None:
             return
         group, index = found
-        group.replica = message.replica
+        group.seen_at(message.replica)
         length = message.response_tokens.size
         capped = message.finish_reason == "length"
         if not self._report(group, message.candidate_id, length, "capped" if capped else "finished"):
@@ -202,7 +220,7 @@ class Selector:
         if found is None:
             return
         group, index = found
-        group.replica = message.replica
+        group.seen_at(message.replica)
         status = group.state.candidate(index).status
         on_order = message.reason == "cancelled" and status is Status.CANCELLED
         if not self._report(group, message.candidate_id, message.num_tokens, "cancelled" if on_order else "other"):
@@ -218,6 +236,12 @@ class Selector:
             # A generator that is being stopped aborts everything, and its report may be here before our own order
             # to stop: nothing is decided, `close` ends the candidate. Otherwise the gauge shows why a group hangs.
             self.num_unasked += 1
+
+    def on_generator_lost(self, replica: int, incarnation: int) -> None:
+        """A start of a generator is over: what it had, and what was still to be sent to it, ends or has ended."""
+        if self._lost.lost(replica, incarnation):
+            for group in list(self._groups.values()):
+                self._write_off_lost(group)
 
     # --- from the reward pool -------------------------------------------------------------------------------------
 
@@ -240,8 +264,7 @@ class Selector:
     def on_step_done(self, message: StepDone) -> None:
         """Groups were trained: `kept` becomes `trained`."""
         if message.version <= self._version:
-            self._stray(f"the step to version {message.version} was reported after version {self._version}")
-            return
+            return  # told before: a learner that was started anew cannot know
         self._version = message.version
         for group_id in message.group_ids:
             group = self._assigned(group_id, "trained")
@@ -251,6 +274,31 @@ class Selector:
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
         if message.last:
             self._end_training()
+
+    def on_learner_state(self, message: LearnerState) -> None:
+        """One of the two was started anew: count the steps that were not heard of, send again what the learner lacks.
+
+        Raises `ProtocolError` when the learner has gone back, or has made steps that nobody can name any more.
+        """
+        if message.epoch <= self.released.epoch:
+            return  # the learner has said something newer
+        for step in message.steps:
+            if step.version == self._version + 1:
+                self.on_step_done(StepDone(version=step.version, group_ids=step.group_ids))
+        if message.version != self._version:
+            raise ProtocolError(
+                f"the learner has version {message.version}, the selector's books end at version {self._version}"
+            )
+        over = tuple(group_id for group_id in message.received if group_id not in self.released)
+        again, lost = self.released.take_state(message.epoch, message.received)
+        if message.last and not self._training_over:
+            self._end_training()
+        self._effects.groups.append(StateTaken(epoch=message.epoch, over=over))
+        if self._frozen or self._training_over:
+            return
+        self._effects.groups += again
+        for group_id in lost:
+            self._lose(group_id)
 
     def on_swept(self, message: GroupSwept) -> None:
         """The learner refused a group at its door."""
@@ -295,8 +343,9 @@ class Selector:
                     self.books.decided(group, index, verdict)
         if decision.cancel:
             self.books.num_cancelled += len(decision.cancel)
-            ids = tuple(candidate_id(group_id, index) for index in decision.cancel)
-            self._effects.cancels.append(Cancel(group.replica, ids))
+            ids = tuple(candidate_id(group_id, index) for index in decision.cancel if not self._is_lost(group, index))
+            if ids:
+                self._effects.cancels.append(Cancel(group.replica, ids))
         if group.trains and not group.announced and group.state.all_decided:
             group.announced = True
             self._effects.replies.append((group.peer, GroupComplete(group_id=group_id)))
@@ -306,9 +355,29 @@ class Selector:
         if decision.complete:
             self._complete(group, decision)
 
+    def _write_off_lost(self, group: LiveGroup | None) -> None:
+        """Fail what runs on starts of generators that are over; what was cancelled there will never report."""
+        if group is None or self._is_closed(group):  # `close` ends the candidates of a closed one
+            return
+        lost = [c.index for c in group.state.candidates if self._is_lost(group, c.index)]
+        if not lost:
+            return
+        group.scatter()
+        if group.trains:
+            for index in lost:
+                self.books.unheard(group, index)
+        for index in lost:
+            if group.state.candidate(index).status is Status.RUNNING:
+                self._fail(group, index, GENERATOR_LOST)
+        self._forget_if_settled(group)
+
+    def _is_lost(self, group: LiveGroup, index: int) -> bool:
+        place = group.place_of(index)
+        return place is not None and self._lost.has(*place)
+
     def _stream(self, group: LiveGroup) -> None:
         """Have the tokens of candidates sent on that are certain to be kept, once it is known who has the group."""
-        if not self._stream_tokens or not group.trains or group.replica is None:
+        if not self._stream_tokens or not group.trains or (group.replica is None and not group.scattered):
             return
         new = [index for index in group.state.certain if index not in group.streamed]
         if new:
@@ -346,7 +415,7 @@ class Selector:
         if self._frozen or self._training_over:
             return
         for group_id, step in released:
-            self._effects.groups.append(self._groups[group_id].train_group(step))
+            self._effects.groups += self.released.give(self._groups[group_id].train_group(step))
         if released and self._planner.filling > released[0][1]:
             self._step_filled(self._groups[released[-1][0]])
 
@@ -398,8 +467,16 @@ class Selector:
         self._effects.replies.append((group.peer, group.outcome(fate, reason)))
         self._end_group(group)
 
+    def _lose(self, group_id: int) -> None:
+        """A group whose responses nobody has any more: it is as if the learner had refused it."""
+        group = self._assigned(group_id, "lost")
+        if group is not None:
+            self._end_kept(group, "stale", reason="selector_lost")
+            self._release(self._planner.swept(group_id))
+
     def _end_group(self, group: LiveGroup) -> None:
         group.ended = True
+        self.released.over(group.plan.group_id)
         self._num_live -= 1
         self._forget_if_settled(group)
 
