@@ -20,9 +20,11 @@ from darts_async.algorithms.evaluation import EvalSchedule, EvalScore
 from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import DEFERRED, Rounds
 from darts_async.algorithms.seeding import rollout_seed
-from darts_async.algorithms.staleness import Admission, lookahead_of
+from darts_async.algorithms.staleness import Admission, eta_of, lookahead_of
 from darts_async.algorithms.starvation import Starvation
+from darts_async.algorithms.wait_graph import Pending
 from darts_async.config import Config
+from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths
 from darts_async.errors import LinkBroken, ProtocolError
 from darts_async.messages import (
@@ -41,13 +43,16 @@ from darts_async.messages import (
     ReplaceCandidate,
     RolloutRequest,
     RunComplete,
+    SetKnobs,
     StepFilled,
     Warn,
     candidate_id,
+    index_of,
 )
 from darts_async.runtime.allocator_file import prune_allocator_states, save_allocator_state
 from darts_async.runtime.links import AllocatorLinks
 from darts_async.runtime.scope import run_until
+from darts_async.runtime.waiting import Outlook
 from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompts
 
 _log = logging.getLogger(__name__)
@@ -58,6 +63,7 @@ async def run(links: AllocatorLinks, config: Config) -> None:
     prompts = await asyncio.to_thread(load_prompts, config)
     _log.info("%d training prompts, %d held out", len(prompts.train), len(prompts.held_out))
     allocator = _Allocator(links, config, prompts)
+    links.supervisor.look, links.supervisor.knobs = allocator.look, allocator.set_knobs
     await links.policy.send(AllocatorHello())
     await links.supervisor.ready()
     if prompts.num_skipped:
@@ -93,10 +99,14 @@ class _Allocator:
         self._schedule = EvalSchedule.of(config)
         self._evaluated = 0
         """Evaluations of versions up to this one are over."""
+        order = PromptOrder(len(prompts.train), config.run.seed)
         self._adaptive: BatchAllocation | None = None
         if is_adaptive(config):
             keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in prompts.train]
-            self._adaptive = BatchAllocation(AllocationRules.of(config), keys)
+            self._adaptive = BatchAllocation(AllocationRules.of(config), keys, order.prompt_of)
+        budget = config.allocation.budget
+        self._fixed = FixedMean(budget if isinstance(budget, float | int) else 1)
+        """In use where the allocation is not adaptive."""
         self._dispatcher = Dispatcher(
             admission=Admission(
                 groups_per_step=config.group.groups_per_step,
@@ -105,8 +115,8 @@ class _Allocator:
                 in_flight_groups=config.queues.in_flight_groups,
                 oversample_groups=config.queues.oversample_groups,
             ),
-            order=PromptOrder(len(prompts.train), config.run.seed),
-            allocation=self._adaptive or _fixed_mean(config),
+            order=order,
+            allocation=self._adaptive or self._fixed,
             steps=config.run.steps,
             num_eval_prompts=len(prompts.held_out),
             eval_samples=config.eval.samples,
@@ -120,12 +130,42 @@ class _Allocator:
         self._saved: list[int] = []
         self._writing: asyncio.Task[Path] | None = None
         self.num_groups = 0
+        self._num_planned = 0
+        """Groups of both purposes."""
         self.starvation = Starvation()
 
     @property
     def rounds(self) -> Rounds:
         """Rounds so far."""
         return self._dispatcher.rounds
+
+    def look(self) -> Outlook:
+        """What keeps it from dispatching."""
+        pending = [Pending("selector-0", f"waits for an answer to the plan of group {min(self._accepted)}")]
+        if not self._accepted:
+            pending = self._dispatcher.pending()
+        return Outlook(self._num_planned, pending)
+
+    async def set_knobs(self, order: SetKnobs) -> str:
+        """Go on under other bounds and another budget; groups that are under way keep what they were planned with."""
+        config = with_values(self._config, {key: change.new for key, change in order.changes.items()})
+        budget = config.allocation.budget
+        if self._adaptive is not None:
+            self._adaptive.follow(AllocationRules.of(config))
+        elif not isinstance(budget, float | int):
+            return (
+                f"allocation.budget = {budget!r}: this run keeps no statistics of lengths and latencies; start it with "
+                "that budget, or with an allocation.signal"
+            )
+        else:
+            self._fixed.mean = budget
+        self._config = config
+        admission = self._dispatcher.admission
+        admission.eta = lookahead_of(config)
+        admission.in_flight_groups = config.queues.in_flight_groups
+        self._dispatcher.rounds.oversample_groups = config.queues.oversample_groups
+        self._wake.set()
+        return ""
 
     async def take_credits(self) -> None:
         while True:
@@ -178,7 +218,7 @@ class _Allocator:
             case GroupOutcome():
                 job = self._jobs.pop(reply.group_id, None)
                 if job is not None and reply.reason == DEFERRED:
-                    self._dispatcher.rounds.deferred(job.prompt_index)
+                    self._dispatcher.rounds.deferred(job.draw)
                 elif reply.outcome == "stale":
                     self._dispatcher.rounds.swept()
                 await self._ended(reply, job)
@@ -246,10 +286,12 @@ class _Allocator:
         candidates = tuple(candidate_id(job.group_id, index) for index in range(job.num_candidates))
         training = job.purpose == "train"
         self._jobs[job.group_id] = job
+        self._num_planned += 1
         accepted = self._accepted[job.group_id] = asyncio.get_running_loop().create_future()
         await self._links.plans.send(
             GroupPlan(
                 group_id=job.group_id,
+                draw=job.draw,
                 replica=_rank_of(job.peer),
                 incarnation=job.incarnation,
                 prompt_id=prompt.prompt_id,
@@ -259,6 +301,7 @@ class _Allocator:
                 keep_longest=config.group.keep_longest if training else 0,
                 candidate_ids=candidates,
                 dispatch_version=job.policy_version,
+                max_staleness=eta_of(config) if training else None,
                 unfinished=job.unfinished,
                 prompt_tokens=prompt.tokens,
             )
@@ -290,7 +333,9 @@ class _Allocator:
             RolloutRequest(
                 candidate_id=candidate,
                 prompt_tokens=np.asarray(prompt.tokens, dtype=np.int32),
-                seed=rollout_seed(self._config.run.seed, prompt.prompt_id, candidate, attempt),
+                seed=rollout_seed(
+                    self._config.run.seed, prompt.prompt_id, candidate_id(job.draw, index_of(candidate)), attempt
+                ),
                 max_response_tokens=self._config.model.max_response_tokens,
                 min_policy_version=job.policy_version,
                 incarnation=booked.incarnation,
@@ -341,12 +386,6 @@ class _Allocator:
 def _rank_of(peer: str) -> int:
     """The rank of a generator by its name on the link."""
     return int(peer.rpartition("-")[2])
-
-
-def _fixed_mean(config: Config) -> FixedMean:
-    budget = config.allocation.budget
-    assert isinstance(budget, float | int)
-    return FixedMean(budget)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ MIN_WEIGHT = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Allotment:
-    """A prompt and what it gets."""
+    """What the prompt of a draw gets."""
 
-    prompt_index: int
+    draw: int
+    """Of the prompt order."""
     num_candidates: int
     rule: str = ""
     """Selection rule for this group; empty: the run's."""
@@ -34,7 +35,7 @@ class Allotter(Protocol):
         """Whether `published` may come only when all that was trained for the version has been observed."""
 
     def draw(self, fresh: Callable[[], int], *, lane: bool = False) -> Allotment:
-        """Return the next prompt's allotment. `fresh` draws a prompt; prompts of two lanes are never mixed up."""
+        """Return the next draw's allotment. `fresh` gives its number; draws of two lanes are never mixed up."""
 
     def published(self, version: int) -> None:
         """A policy version is out (and what was trained for it is known, if that `waits`); versions may repeat."""
@@ -44,23 +45,22 @@ class Allotter(Protocol):
 
 
 class FixedMean:
-    """The same number for every prompt, up to rounding: after i groups exactly floor(i * mean) candidates were given.
+    """The same number for every prompt, up to rounding: the first i draws get floor(i * mean) candidates in all.
 
-    A fractional mean alternates between its two neighbours as evenly as integers allow. Bounds are the caller's:
+    A fractional mean alternates between its two neighbours as evenly as integers allow; what a draw gets depends on
+    nothing else, so it gets the same again when its group was lost. Bounds are the caller's:
     `low <= mean <= high` with integer bounds keeps every single number within them.
     """
 
     def __init__(self, mean: float) -> None:
         if mean < 1:
             raise ValueError(f"a mean of {mean} candidates leaves prompts without any")
-        self._mean = mean
-        self._groups = 0
+        self.mean = mean
+        """May change: draws from then on get as many as if it had always been so."""
 
-    def next(self) -> int:
-        """Return the number of candidates for the next group."""
-        before = math.floor(self._groups * self._mean + 1e-9)
-        self._groups += 1
-        return math.floor(self._groups * self._mean + 1e-9) - before
+    def candidates(self, draw: int) -> int:
+        """Return the number of candidates that a draw gets."""
+        return math.floor((draw + 1) * self.mean + 1e-9) - math.floor(draw * self.mean + 1e-9)
 
     @property
     def waits(self) -> bool:
@@ -69,7 +69,8 @@ class FixedMean:
 
     def draw(self, fresh: Callable[[], int], *, lane: bool = False) -> Allotment:  # noqa: ARG002 - nothing is drawn ahead
         """See `Allotter`."""
-        return Allotment(fresh(), self.next())
+        draw = fresh()
+        return Allotment(draw, self.candidates(draw))
 
     def published(self, version: int) -> None:
         """Nothing is learned."""

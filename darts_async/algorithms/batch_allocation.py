@@ -97,9 +97,11 @@ def is_adaptive(config: Config) -> bool:
 class BatchAllocation:
     """Allots candidates batch by batch. Implements `Allotter`."""
 
-    def __init__(self, rules: AllocationRules, prompts: Sequence[PromptKey]) -> None:
+    def __init__(self, rules: AllocationRules, prompts: Sequence[PromptKey], prompt_of: Callable[[int], int]) -> None:
+        """`prompt_of`: index of the prompt that a draw visits."""
         self._rules = rules
         self._prompts = prompts
+        self._prompt_of = prompt_of
         self._statistics = LengthStatistics(rules.ema, rules.workload.cap)
         self._allowance = PruningAllowance(rules.prune_fraction)
         self._latency = LatencyCurve()
@@ -122,6 +124,10 @@ class BatchAllocation:
         """A training group of a prompt came to its end; counts from the next version on."""
         prompt = self._prompts[prompt_index]
         self._statistics.observe(prompt.prompt_id, prompt.stratum, group_id, lengths)
+
+    def follow(self, rules: AllocationRules) -> None:
+        """Go on under other rules, with all that is known, from the next batch on."""
+        self._rules = rules
 
     def measured(self, concurrency: Sequence[int], per_token_s: Sequence[float]) -> None:
         """A replica measured latencies."""
@@ -162,23 +168,23 @@ class BatchAllocation:
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a state of an allocation: {error!r}") from error
 
-    def _allot(self, indices: list[int]) -> list[Allotment]:
+    def _allot(self, draws: list[int]) -> list[Allotment]:
         rules = self._rules
         self.budget = self._best_budget()
-        exact = self.budget * len(indices) + self._carried
+        exact = self.budget * len(draws) + self._carried
         total = math.floor(exact + 1e-9)
         self._carried = exact - total
         known = self._statistics.num_known > 0
-        signals = [self._signal(index) for index in indices]
-        weighing = signals if known and rules.signal != "uniform" else [1.0] * len(indices)
+        signals = [self._signal(self._prompt_of(draw)) for draw in draws]
+        weighing = signals if known and rules.signal != "uniform" else [1.0] * len(draws)
         result = allocate(weighing, total, rules.low, rules.high)
         self.clamped += abs(result.clamped)
         self.candidates_mean = float(result.counts.mean())
         saturated = (result.counts == rules.high) & known
         pruned = self._allowance.choose(signals, saturated).tolist()
         return [
-            Allotment(index, num, "shortest" if prune else "")
-            for index, num, prune in zip(indices, result.counts.tolist(), pruned, strict=True)
+            Allotment(draw, num, "shortest" if prune else "")
+            for draw, num, prune in zip(draws, result.counts.tolist(), pruned, strict=True)
         ]
 
     def _signal(self, index: int) -> float:

@@ -29,6 +29,8 @@ class GroupJob:
     """Plan and dispatch one group: all of its candidates to one replica."""
 
     group_id: int
+    draw: int
+    """Of the prompt order; of an evaluation, the prompt's index."""
     prompt_index: int
     num_candidates: int
     purpose: Literal["train", "eval"]
@@ -208,13 +210,13 @@ class Dispatcher:
         if lane not in self._pending:
             if self._allocation.is_behind(self.admission.version):
                 return None  # the outcomes that the next draw is to know are on their way
-            self._pending[lane] = self._allocation.draw(lambda: self.rounds.next_prompt(self._order.next), lane=lane)
+            self._pending[lane] = self._allocation.draw(lambda: self.rounds.next_draw(self._order.next), lane=lane)
         drawn = self._pending[lane]
         peer = self.credits.pick(drawn.num_candidates, reserve=self._schedule.reserve)
         if peer is None:
             return None
         version = self.admission.version
-        job = self._book(drawn.prompt_index, drawn.num_candidates, "train", version, peer, drawn.rule)
+        job = self._book(drawn.draw, drawn.num_candidates, "train", version, peer, drawn.rule)
         del self._pending[lane]
         self.admission.dispatched(job.group_id)
         return job
@@ -232,7 +234,7 @@ class Dispatcher:
 
     def _book(
         self,
-        prompt_index: int,
+        draw: int,
         num_candidates: int,
         purpose: Literal["train", "eval"],
         version: int,
@@ -244,7 +246,16 @@ class Dispatcher:
         self._next_group += 1
         incarnation = self.credits.incarnation(peer)
         self._holder[group_id] = (peer, incarnation)
-        unfinished = self.rounds.unfinished if purpose == "train" else "keep"
+        training = purpose == "train"
         return GroupJob(
-            group_id, prompt_index, num_candidates, purpose, version, peer, incarnation or 0, unfinished, rule
+            group_id=group_id,
+            draw=draw,
+            prompt_index=self._order.prompt_of(draw) if training else draw,
+            num_candidates=num_candidates,
+            purpose=purpose,
+            policy_version=version,
+            peer=peer,
+            incarnation=incarnation or 0,
+            unfinished=self.rounds.unfinished if training else "keep",
+            rule=rule,
         )

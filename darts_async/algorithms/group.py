@@ -99,6 +99,7 @@ class GroupState:
         "_certificate",
         "_may_replace",
         "complete",
+        "draw",
         "group_id",
         "group_size",
         "keep_longest",
@@ -117,6 +118,7 @@ class GroupState:
         self,
         *,
         group_id: int,
+        draw: int | None = None,
         indices: Iterable[int],
         rule: Rule,
         group_size: int,
@@ -128,10 +130,12 @@ class GroupState:
     ) -> None:
         """Raise `ValueError` for sizes that the rule cannot work with, or repeated indices.
 
+        draw: which draw of the prompt order the group is for, if its number does not say; the survivors follow it.
         wait_for_all_rewards: the baseline is over everything that finished, so completion waits for those rewards.
         zero_variance: what happens when all picks have the same reward.
         """
         self.group_id = group_id
+        self.draw = group_id if draw is None else draw
         self.rule = rule
         self.group_size = group_size
         self.keep_longest = keep_longest
@@ -277,7 +281,7 @@ class GroupState:
         return Decision(cancel=cancel, verdicts=verdicts, complete=True, rejected_reason=reason)
 
     def _add(self, index: int, *, replaceable: bool) -> None:
-        draw = survivor_draw(self.run_seed, candidate_id(self.group_id, index))
+        draw = survivor_draw(self.run_seed, candidate_id(self.draw, index))
         self._candidates[index] = Candidate(index, draw, replaceable)
         self._certificate.add(index)
 

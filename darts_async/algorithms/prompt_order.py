@@ -1,4 +1,8 @@
-"""The order in which prompts are visited: a new seeded permutation every epoch."""
+"""The order in which prompts are visited: a new seeded permutation every epoch.
+
+A *draw* is one visit: draw d is the d-th from the start of the run. It outlives everything that happens to its group: a
+group that was lost starts again for the same draw, and the seeds of its responses follow from it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 class PromptOrder:
     """Endless, seeded order over `num_prompts` prompts; each epoch visits every prompt once.
 
-    `cursor` counts the visits so far and is all the state there is: an order with the same seed and cursor goes on
+    `cursor` counts the draws so far and is all the state there is: an order with the same seed and cursor goes on
     where the other one stopped.
     """
 
@@ -22,10 +26,14 @@ class PromptOrder:
         self._permutation = np.empty(0, dtype=np.int64)
 
     def next(self) -> int:
-        """Return the index of the next prompt."""
-        epoch, position = divmod(self.cursor, self._num_prompts)
+        """Return the number of the next draw."""
+        self.cursor += 1
+        return self.cursor - 1
+
+    def prompt_of(self, draw: int) -> int:
+        """Return the index of the prompt that a draw visits."""
+        epoch, position = divmod(draw, self._num_prompts)
         if epoch != self._epoch:
             self._permutation = np.random.default_rng((self._seed, epoch)).permutation(self._num_prompts)
             self._epoch = epoch
-        self.cursor += 1
         return int(self._permutation[position])

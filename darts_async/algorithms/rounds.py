@@ -31,7 +31,7 @@ class Rounds:
         self._unfinished = unfinished
         self._queue: deque[int] = deque()
         self._turn: deque[int] = deque()
-        """Deferred prompts of the long round that have not started."""
+        """Deferred draws of the long round that have not started."""
         self._version = 0
         self._round = 0
         self._num_filled = 0
@@ -50,6 +50,10 @@ class Rounds:
         """Groups that this round starts beyond what its step needs."""
         return 0 if self.is_long else self._oversample
 
+    @oversample_groups.setter
+    def oversample_groups(self, num: int) -> None:
+        self._oversample = num
+
     @property
     def unfinished(self) -> Unfinished:
         """What becomes of this round's groups that are unfinished when its step is full."""
@@ -60,15 +64,15 @@ class Rounds:
         """Prompts that wait for a long round to start them."""
         return len(self._queue) + len(self._turn)
 
-    def next_prompt(self, fresh: Callable[[], int]) -> int:
-        """Return the prompt of the round's next group: a deferred one in a long round, else a fresh one."""
+    def next_draw(self, fresh: Callable[[], int]) -> int:
+        """Return the draw of the round's next group: a deferred one in a long round, else a fresh one."""
         if self.is_long and (self._turn or self._queue):
             return (self._turn or self._queue).popleft()
         return fresh()
 
-    def deferred(self, prompt: int) -> None:
+    def deferred(self, draw: int) -> None:
         """A group was ended because its step was full without it."""
-        self._queue.append(prompt)
+        self._queue.append(draw)
 
     def filled(self, step: int) -> None:
         """A step is full, and everything that was deferred for it has been reported."""

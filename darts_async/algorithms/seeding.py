@@ -18,5 +18,9 @@ def stable_hash(*parts: int | str) -> int:
 
 
 def rollout_seed(run_seed: int, prompt_id: str, candidate_id: int, attempt: int = 0) -> int:
-    """Return the sampler's seed of one candidate, in [0, 2**31): the same run draws the same samples."""
+    """Return the sampler's seed of one candidate, in [0, 2**31): the same run draws the same samples.
+
+    candidate_id: of the draw and the index in the group (`messages.candidate_id(draw, index)`), so that a group that
+    starts again under another number has the same seeds.
+    """
     return stable_hash("rollout", run_seed, prompt_id, candidate_id, attempt) % (1 << 31)

@@ -130,7 +130,7 @@ class _Peers:
     def visits(self, num: int) -> list[int]:
         """Prompts in the order they are drawn."""
         order = PromptOrder(len(load_prompts(self.config).train), self.config.run.seed)
-        return [order.next() for _ in range(num)]
+        return [order.prompt_of(order.next()) for _ in range(num)]
 
 
 def _config(tmp_path: Path, **overrides: str) -> Config:
@@ -189,7 +189,7 @@ def test_spread_prompts_get_more_and_the_mean_is_the_budget(play, tmp_path):
         assert 3 in kept and len(kept) <= config.checkpoint.keep + 1
         state = load_allocator_state(folder, 3)
         prompts = load_prompts(config).train
-        restored = BatchAllocation(AllocationRules.of(config), [PromptKey(p.prompt_id, p.stratum) for p in prompts])
+        restored = BatchAllocation(AllocationRules.of(config), [PromptKey(p.prompt_id, p.stratum) for p in prompts], int)
         restored.restore(state)
         # Known from the file: the third prompt of the first batch spreads by 100 tokens, the second batch by 5.
         wide = peers.visits(PER_STEP)[2]

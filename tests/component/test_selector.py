@@ -142,7 +142,7 @@ class Stage:
             "prompt_tokens": np.arange(3, dtype=np.int32),
         }
         ids = tuple(candidate_id(group_id, index) for index in range(num))
-        await self.plans.send(GroupPlan(group_id=group_id, candidate_ids=ids, **(fields | options)))
+        await self.plans.send(GroupPlan(group_id=group_id, draw=group_id, candidate_ids=ids, **(fields | options)))
         assert (await self.reply(PlanAccepted)).group_id == group_id
 
     async def finish(self, group_id: int, index: int, length: int, *, replica: int = 0, right: bool = False) -> None:

@@ -35,6 +35,7 @@ from darts_async.messages import (
 
 CAP = 24
 GROUP = 3
+DRAW = 11
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Simulation:
         self.order = 0
         plan = GroupPlan(
             group_id=GROUP,
+            draw=DRAW,
             prompt_id="p",
             rule=self.rule,
             group_size=self.size,
@@ -206,7 +208,7 @@ def by_definition(rule: str, size: int, longest: int, lengths: list[int]) -> tup
     short = order[:size] if rule == "shortest" else order[: size - longest]
     rest = [i for i in order if i not in short]
     if rule == "survivor":
-        rest.sort(key=lambda i: survivor_draw(0, candidate_id(GROUP, i)))
+        rest.sort(key=lambda i: survivor_draw(0, candidate_id(DRAW, i)))
     elif rule == "dual_end":
         rest.reverse()
     return tuple(sorted([*short, *rest[: size - len(short)]]))

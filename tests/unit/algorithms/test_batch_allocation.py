@@ -26,6 +26,10 @@ def rules(**changes: object) -> AllocationRules:
     return replace(AllocationRules.of(config), **{"signal": "std", "budget": 12.0} | changes)
 
 
+def identity(draw: int) -> int:
+    return draw % len(PROMPTS)
+
+
 def fresh() -> Callable[[], int]:
     numbers = count()
     return lambda: next(numbers) % len(PROMPTS)
@@ -40,9 +44,9 @@ def teach(allocation: BatchAllocation, version: int, spread: Callable[[int], int
 
 
 def test_a_cold_start_is_uniform():
-    allocation, source = BatchAllocation(rules(), PROMPTS), fresh()
+    allocation, source = BatchAllocation(rules(), PROMPTS, identity), fresh()
     allotments = [allocation.draw(source) for _ in range(8)]
-    assert [a.prompt_index for a in allotments] == list(range(8))
+    assert [a.draw for a in allotments] == list(range(8))
     assert [a.num_candidates for a in allotments] == [12] * 8
     assert {a.rule for a in allotments} == {""}
 
@@ -50,7 +54,7 @@ def test_a_cold_start_is_uniform():
 @settings(deadline=None, max_examples=40)
 @given(budget=st.floats(8, 16), batches=st.integers(1, 30), batch_size=st.integers(1, 7))
 def test_the_mean_is_the_budget_in_the_long_run(budget: float, batches: int, batch_size: int):
-    allocation, source = BatchAllocation(rules(budget=budget, batch_size=batch_size), PROMPTS), fresh()
+    allocation, source = BatchAllocation(rules(budget=budget, batch_size=batch_size), PROMPTS, identity), fresh()
     teach(allocation, 1, lambda index: 5 * index + 1)
     numbers = [allocation.draw(source).num_candidates for _ in range(batches * batch_size)]
     assert abs(sum(numbers) - budget * len(numbers)) < 1 + 1e-6
@@ -59,7 +63,7 @@ def test_the_mean_is_the_budget_in_the_long_run(budget: float, batches: int, bat
 
 
 def test_what_is_observed_counts_from_the_next_version_on():
-    allocation, source = BatchAllocation(rules(), PROMPTS), fresh()
+    allocation, source = BatchAllocation(rules(), PROMPTS, identity), fresh()
     teach(allocation, 1, lambda index: 40 if index == 3 else 1)
     assert [allocation.draw(source).num_candidates for _ in range(4)] == [11, 11, 10, 16]
     for index in range(12):
@@ -69,27 +73,27 @@ def test_what_is_observed_counts_from_the_next_version_on():
 
 
 def test_lanes_do_not_mix():
-    allocation = BatchAllocation(rules(), PROMPTS)
+    allocation = BatchAllocation(rules(), PROMPTS, identity)
     first, second = fresh(), iter(range(5, 9))
-    assert allocation.draw(first).prompt_index == 0
-    assert [allocation.draw(lambda: next(second), lane=True).prompt_index for _ in range(4)] == [5, 6, 7, 8]
-    assert allocation.draw(first).prompt_index == 1
+    assert allocation.draw(first).draw == 0
+    assert [allocation.draw(lambda: next(second), lane=True).draw for _ in range(4)] == [5, 6, 7, 8]
+    assert allocation.draw(first).draw == 1
 
 
 def test_of_the_saturated_prompts_the_widest_are_pruned():
-    allocation, source = BatchAllocation(rules(prune_fraction=0.25), PROMPTS), fresh()
+    allocation, source = BatchAllocation(rules(prune_fraction=0.25), PROMPTS, identity), fresh()
     # One prompt a batch may be pruned. Batches: 0..3 with one saturated, 4..7 with two, 8..11 alike.
     teach(allocation, 1, lambda index: {3: 40, 5: 60, 6: 50}.get(index, 1))
     drawn = [allocation.draw(source) for _ in range(12)]
-    saturated = [a.prompt_index for a in drawn if a.num_candidates == 16]
+    saturated = [a.draw for a in drawn if a.num_candidates == 16]
     assert saturated == [3, 5, 6]
-    assert [a.prompt_index for a in drawn if a.rule == "shortest"] == [3, 5]
+    assert [a.draw for a in drawn if a.rule == "shortest"] == [3, 5]
 
 
 def test_on_policy_modes_wait_for_the_outcomes_of_a_version():
-    assert BatchAllocation(rules(waits=True), PROMPTS).is_behind(1)
-    assert not BatchAllocation(rules(waits=False), PROMPTS).is_behind(1)
-    allocation = BatchAllocation(rules(waits=True, batch_size=2), PROMPTS)
+    assert BatchAllocation(rules(waits=True), PROMPTS, identity).is_behind(1)
+    assert not BatchAllocation(rules(waits=False), PROMPTS, identity).is_behind(1)
+    allocation = BatchAllocation(rules(waits=True, batch_size=2), PROMPTS, identity)
     dispatcher = Dispatcher(
         admission=Admission(groups_per_step=2, eta=0, steps=3, in_flight_groups=4),
         order=PromptOrder(len(PROMPTS), seed=1),
@@ -115,7 +119,10 @@ def test_on_policy_modes_wait_for_the_outcomes_of_a_version():
 @pytest.mark.parametrize(("slope", "expected"), [(1.0, 8), (0.0, 16)], ids=["proportional", "flat"])
 def test_the_automatic_budget_follows_the_measured_latency(slope: float, expected: int):
     auto = rules(budget="auto", signal="mean_2std")
-    allocation, source = BatchAllocation(replace(auto, workload=replace(auto.workload, slots=4096)), PROMPTS), fresh()
+    allocation, source = (
+        BatchAllocation(replace(auto, workload=replace(auto.workload, slots=4096)), PROMPTS, identity),
+        fresh(),
+    )
     rng = np.random.default_rng(0)
     for index in range(len(PROMPTS)):
         lengths = np.round(300 * np.exp(0.2 * rng.standard_normal(64))).astype(int).tolist()
@@ -132,14 +139,14 @@ def test_the_automatic_budget_follows_the_measured_latency(slope: float, expecte
 
 
 def test_a_restored_allocation_goes_on_as_the_one_that_was_saved():
-    allocation = BatchAllocation(rules(budget=11.3, prune_fraction=0.1), PROMPTS)
+    allocation = BatchAllocation(rules(budget=11.3, prune_fraction=0.1), PROMPTS, identity)
     source = fresh()
     for version in (1, 2):
         teach(allocation, version, lambda index: 3 * index + 1)
         for _ in range(8):
             allocation.draw(source)
     state = msgspec.msgpack.decode(msgspec.msgpack.encode(allocation.to_state()))
-    restored = BatchAllocation(rules(budget=11.3, prune_fraction=0.1), PROMPTS)
+    restored = BatchAllocation(rules(budget=11.3, prune_fraction=0.1), PROMPTS, identity)
     restored.restore(state)
     sources = fresh(), fresh()
     teach(allocation, 3, lambda index: 40 - 3 * index)
@@ -152,7 +159,7 @@ def test_a_restored_allocation_goes_on_as_the_one_that_was_saved():
 
 
 def test_infeasible_totals_are_clamped_and_counted():
-    allocation = BatchAllocation(rules(budget=20.0), PROMPTS)
+    allocation = BatchAllocation(rules(budget=20.0), PROMPTS, identity)
     assert [allocation.draw(fresh()).num_candidates for _ in range(4)] == [16] * 4
     assert allocation.clamped == 16
 
@@ -163,4 +170,4 @@ def test_a_fixed_mean_is_uniform_and_needs_none_of_this():
     assert is_adaptive(load_config(None, [("allocation.signal", "std")]))
     mean, source = FixedMean(10.5), fresh()
     drawn = [mean.draw(source) for _ in range(4)]
-    assert [(a.prompt_index, a.num_candidates) for a in drawn] == [(0, 10), (1, 11), (2, 10), (3, 11)]
+    assert [(a.draw, a.num_candidates) for a in drawn] == [(0, 10), (1, 11), (2, 10), (3, 11)]

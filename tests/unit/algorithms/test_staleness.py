@@ -180,7 +180,7 @@ class _Drive:
         group = len(self.dispatch_version)
         self.dispatch_version[group] = self.admission.version
         self.how[group] = self.rounds.unfinished
-        self.prompt_of[group] = self.rounds.next_prompt(self.fresh)
+        self.prompt_of[group] = self.rounds.next_draw(self.fresh)
         if self.rounds.is_long:
             assert self.rounds.unfinished == "keep"
         self.admission.dispatched(group)
