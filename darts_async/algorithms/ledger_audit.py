@@ -24,6 +24,7 @@ from darts_async.algorithms.ledger_records import (
     CandidateReplaced,
     GroupEnded,
     GroupPlanned,
+    KnobsSet,
     LedgerRecord,
     RunClosed,
     RunOpened,
@@ -92,6 +93,8 @@ class LedgerAudit:
         self.version = 0
         """Of the last step."""
         self.num_reopened = 0
+        self.num_set = 0
+        """Orders that changed settings."""
         self.closed = False
         """The last record is `RunClosed`."""
         self._number = 0
@@ -143,6 +146,8 @@ class LedgerAudit:
                 self._opened, self.run = True, record.run
             case RunReopened():
                 self.num_reopened += 1
+            case KnobsSet():
+                self.num_set += 1
             case RunClosed():
                 self._close(record)
         self.num_records += 1

@@ -10,7 +10,16 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from darts_async.messages import CandidateIds, GroupIds, LedgerState, LongText, NonNegative, Purpose, ShortText
+from darts_async.messages import (
+    CandidateIds,
+    GroupIds,
+    KnobChanges,
+    LedgerState,
+    LongText,
+    NonNegative,
+    Purpose,
+    ShortText,
+)
 
 __all__ = [
     "LEDGER_FORMAT",
@@ -18,6 +27,7 @@ __all__ = [
     "CandidateReplaced",
     "GroupEnded",
     "GroupPlanned",
+    "KnobsSet",
     "LedgerRecord",
     "RunClosed",
     "RunOpened",
@@ -116,6 +126,15 @@ class StepTrained(_Record, frozen=True, kw_only=True, tag="step"):
     group_ids: GroupIds
 
 
+class KnobsSet(_Record, frozen=True, kw_only=True, tag="set"):
+    """Settings were changed while the run went on."""
+
+    changes: KnobChanges
+    """Key to the old and the new value."""
+    at_s: float
+    """Seconds since the start of the launcher that gave the order."""
+
+
 class RunClosed(_Record, frozen=True, kw_only=True, tag="close"):
     """Last record of a ledger that was closed in good order: the totals of the whole ledger."""
 
@@ -128,5 +147,13 @@ class RunClosed(_Record, frozen=True, kw_only=True, tag="close"):
 
 
 LedgerRecord: TypeAlias = (
-    RunOpened | RunReopened | GroupPlanned | CandidateReplaced | CandidateEnded | GroupEnded | StepTrained | RunClosed
+    RunOpened
+    | RunReopened
+    | GroupPlanned
+    | CandidateReplaced
+    | CandidateEnded
+    | GroupEnded
+    | StepTrained
+    | KnobsSet
+    | RunClosed
 )

@@ -37,11 +37,11 @@ def load_config(source: str | None, overrides: Sequence[tuple[str, str]] = ()) -
     """
     document = _read(_find("quickstart" if source is None else source), ())
     for key, text in overrides:
-        _apply(document, key, text)
+        apply_override(document, key, text)
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0]) from None
+        raise explain_error(error) from None
     return resolve(config)
 
 
@@ -88,7 +88,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(document: dict[str, Any], key: str, text: str) -> None:
+def apply_override(document: dict[str, Any], key: str, text: str) -> None:
     """Set one `section.key` from text: TOML syntax where it parses and the field wants it, a bare word otherwise."""
     *path, last = key.split(".")
     if not path or not all((*path, last)):
@@ -127,8 +127,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(detail: ErrorDetails) -> ConfigError:
+def explain_error(error: ValidationError) -> ConfigError:
     """Turn pydantic's first complaint into key, value, rule and fix."""
+    return _explain(error.errors(include_url=False)[0])
+
+
+def _explain(detail: ErrorDetails) -> ConfigError:
     location = [str(part) for part in detail["loc"]]
     key = ".".join(location)
     value = detail["input"]
