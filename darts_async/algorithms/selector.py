@@ -25,7 +25,9 @@ from darts_async.algorithms.lost_replicas import GENERATOR_LOST, LostReplicas
 from darts_async.algorithms.released import Released
 from darts_async.algorithms.rounds import DEFERRED
 from darts_async.algorithms.selection import RULES
+from darts_async.algorithms.selector_waits import selector_waits
 from darts_async.algorithms.staleness import StepPlanner
+from darts_async.algorithms.wait_graph import Pending
 from darts_async.algorithms.zero_variance import ZeroVariance
 from darts_async.errors import ProtocolError
 from darts_async.messages import (
@@ -91,6 +93,7 @@ class Selector:
         self._known: set[int] = set()
         """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
         self._num_live = 0
+        self._num_scored = 0
         self._version = 0
         self._frozen = False
         self._training_over = False
@@ -105,6 +108,15 @@ class Selector:
     def num_planned(self) -> int:
         """Groups ever planned."""
         return len(self._known)
+
+    @property
+    def progress(self) -> int:
+        """Rises with every end of a candidate, every score and every step."""
+        return sum(self.books.ledger.rollouts.values()) + self._num_scored + self._version
+
+    def pending(self) -> list[Pending]:
+        """What is waited for."""
+        return selector_waits(self._groups.values())
 
     def take_effects(self) -> Effects | None:
         """What has to be sent since the last call, or None."""
@@ -247,6 +259,7 @@ class Selector:
 
     def on_reward(self, candidate: int, value: float) -> None:
         """A score is in. Too late for a group that is gone: nobody waits for it."""
+        self._num_scored += 1
         group = self._groups.get(group_of(candidate))
         if group is None or self._is_closed(group):
             return

@@ -18,7 +18,7 @@ class Outbox(Generic[T]):
     """First in, first out. Any number of takers."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: items that may wait before `room` holds producers up."""
+        """`limit`: items that may wait before `room` holds producers up; see `resize`."""
         self._limit: float = limit
         self._items: asyncio.Queue[T] = asyncio.Queue()
         self._room = asyncio.Event()
@@ -46,6 +46,19 @@ class Outbox(Generic[T]):
     async def room(self) -> None:
         """Wait until fewer items wait than the limit."""
         await self._room.wait()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `room` would wait."""
+        return not self._room.is_set()
+
+    def resize(self, limit: int) -> None:
+        """Another limit, from now on; what waits stays."""
+        self._limit = limit
+        if self._items.qsize() < limit:
+            self._room.set()
+        else:
+            self._room.clear()
 
     def release(self) -> None:
         """Hold nobody up any more: nothing will be taken, and nothing that matters is put."""
