@@ -15,6 +15,7 @@ from actors import allocator, generator, learner, selector
 from darts_async.algorithms.wait_graph import Explanation, explain
 from darts_async.config import Config
 from darts_async.messages import Begin, Finished, KnobChange, Message, Role, RoleLost, RunComplete, SetKnobs
+from darts_async.runtime.link_limits import link_limits
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
 from darts_async.runtime.waiting import Ages, Look, nothing
@@ -33,6 +34,7 @@ class LocalRun:
     def __init__(self, config: Config, report: Report) -> None:
         self._config = config
         self._report = report
+        self._limits = link_limits(config)
         self._supervisors: list[_LocalSupervisor] = []
         self._num_ready = 0
         self._num_set = 0
@@ -141,11 +143,16 @@ class LocalRun:
         return self._supervisors[-1]
 
     def _stream(self, name: LinkName, hwm: int) -> MemoryStream[Any]:
-        return MemoryStream(hwm=hwm, codec=Codec(LINKS[name].forward))
+        return MemoryStream(hwm=hwm, codec=Codec(LINKS[name].forward, max_bytes=self._limits[name][0]))
 
     def _hub(self, name: LinkName) -> MemoryExchange[Any, Any]:
         spec = LINKS[name]
-        return MemoryExchange(hwm=CONTROL_HWM, send=Codec(spec.backward), receive=Codec(spec.forward))
+        to_binder, from_binder = self._limits[name]
+        return MemoryExchange(
+            hwm=CONTROL_HWM,
+            send=Codec(spec.backward, max_bytes=from_binder),
+            receive=Codec(spec.forward, max_bytes=to_binder),
+        )
 
 
 class _LocalSupervisor:

@@ -51,6 +51,17 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def spool(self) -> Path:
+        """Folder of `step_<v>.spool`, the groups that were trained on since the last checkpoint, and of the journal of
+        finished steps."""
+        return self.root / "spool"
+
+    @property
+    def recovery(self) -> Path:
+        """Folder of the one checkpoint, `step_<N>`, that a learner which is started anew goes on from."""
+        return self.root / "recovery"
+
+    @property
     def allocator(self) -> Path:
         """Folder of `step_<N>.msgpack`: what the allocator knew when checkpoint N was written."""
         return self.root / "allocator"
@@ -59,6 +70,11 @@ class RunPaths:
     def summary(self) -> Path:
         """What the run came to."""
         return self.root / "summary.json"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the keys of encrypted links, while the run lasts; this user alone can read it."""
+        return self.root / "keys"
 
     @property
     def weights(self) -> Path:

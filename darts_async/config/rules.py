@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def resolve(config: Config) -> Config:
     _check_pipeline(config)
     _check_unfinished(config)
     _check_generator(config)
-    parse_bind(config.launch.bind)
+    _check_bind(config)
     return config
 
 
@@ -59,6 +60,30 @@ def warnings(config: Config) -> list[str]:
             "policies, and the loss needs none (learner.kl_weight = 0, learner.updates_per_step = 1)"
         )
     return found
+
+
+def encrypts(config: Config) -> bool:
+    """Whether the run's links are encrypted."""
+    curve = config.launch.curve
+    return curve == "on" or (curve == "auto" and parse_bind(config.launch.bind) is not None)
+
+
+def _check_bind(config: Config) -> None:
+    address = parse_bind(config.launch.bind)
+    if address is not None and config.launch.curve == "off" and not _is_loopback(address[0]):
+        raise ConfigError(
+            "launch.curve",
+            "off",
+            f"anybody who reaches {address[0]} could take part in the run",
+            "Remove launch.curve, or bind a loopback address such as tcp://127.0.0.1:5600.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_bind(bind: str) -> tuple[str, int] | None:

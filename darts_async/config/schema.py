@@ -29,8 +29,8 @@ class Section(BaseModel):
 class RunSection(Section):
     """[run]: what the run is called, where it goes, how long it is."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
-    """Folder name of the run under `dir`. Empty: the config's name and the date and time."""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,99})?$")] = ""
+    """Folder name of the run under `dir`; begins with no dot. Empty: the config's name and the date and time."""
     dir: str = "runs"
     """Parent folder of run folders; made when missing."""
     steps: PositiveInt = 40
@@ -330,6 +330,11 @@ class CheckpointSection(Section):
     reward (of equal ones the one with the shorter responses, then the older one); `checkpoints/best.json` names it."""
     optimiser: bool = True
     """Write the optimiser's state, the schedule and the random number generators beside the weights."""
+    recovery_steps: Annotated[int, Field(ge=0)] = 20
+    """Also write one, under `recovery/`, every so many steps: where a learner that is started anew goes on from. It
+    replaces the one before, always has the optimiser's state, and is not written where `every_steps` writes such a one.
+    Until then the groups that were trained on stay on disk, and a learner that was lost trains on them again; 0: never.
+    """
 
 
 class EvalSection(Section):
@@ -349,6 +354,9 @@ class LaunchSection(Section):
 
     bind: str = "ipc"
     """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the eight ports above it."""
+    curve: Literal["auto", "on", "off"] = "auto"
+    """Encrypted links (CURVE), with keys made for the run, which admit its own roles and nobody else. `auto`: over TCP,
+    not in sockets of a private folder; `off` is for loopback addresses alone."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Restarts of a role that was killed or whose engine died, for each of them; one more and the run ends with the
     reason. 0: the first one ends it."""

@@ -17,11 +17,12 @@ from darts_async.config import Config, to_toml
 from darts_async.config.frozen import needs_reference
 from darts_async.config.import_path import find_module, is_import_path
 from darts_async.config.paths import RunPaths, model_folder
-from darts_async.config.rules import NUM_TCP_PORTS, parse_bind
+from darts_async.config.rules import NUM_TCP_PORTS, encrypts, parse_bind
 from darts_async.engines.sim_response import SimParams
 from darts_async.errors import ConfigError
 from darts_async.launcher import shared_weights
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
+from darts_async.transport.curve import curve_is_available
 
 _MIN_FREE_BYTES = 64 << 20
 """Logs, ledger and metrics of a short run; checkpoints are counted on top."""
@@ -47,6 +48,7 @@ def check(config: Config, source: str | None) -> Plan:
     check_positions(config)
     check_space(config, paths, weight_bytes)
     check_ports(config)
+    check_curve(config)
     check_engine(config)
     check_engine_args(config)
     check_own_functions(config)
@@ -188,6 +190,17 @@ def check_ports(config: Config) -> None:
                 f"port {port} on {host} cannot be bound ({error.strerror or error})",
                 f"Choose a port with {NUM_TCP_PORTS} free ports from it on, or `ipc`.",
             ) from None
+
+
+def check_curve(config: Config) -> None:
+    """The installed libzmq can encrypt, where links are encrypted. Raises `ConfigError`."""
+    if encrypts(config) and not curve_is_available():
+        raise ConfigError(
+            "launch.curve",
+            config.launch.curve,
+            "the installed libzmq was built without CURVE",
+            "Install pyzmq from its wheel, which has it; or set launch.bind to `ipc` and launch.curve to `auto`.",
+        )
 
 
 def check_engine(config: Config) -> None:

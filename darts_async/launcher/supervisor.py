@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from darts_async.config.rules import parse_bind, warnings
+from darts_async.config.rules import encrypts, parse_bind, warnings
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan
@@ -40,6 +40,7 @@ from darts_async.messages import (
 )
 from darts_async.runtime.record import RunRecord, Status
 from darts_async.runtime.run_files import RunFiles
+from darts_async.runtime.run_keys import RunKeys
 from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
 
@@ -84,12 +85,17 @@ class _Supervisor:
             self._cause.set_result(("interrupted", "interrupted by the user"))
 
     async def run(self) -> dict[str, Any]:
-        folder = tempfile.mkdtemp(prefix="darts-")
+        folder = tempfile.mkdtemp(prefix="darts-")  # this user's alone, and with it the sockets in it
         control_endpoints = endpoints(parse_bind(self._config.launch.bind), folder)
-        self._control = ControlHub(control_endpoints["control"])
+        keys = RunKeys.create(self._paths.keys) if encrypts(self._config) else None
+        self._control = ControlHub(control_endpoints["control"], self._config, keys)
         tasks: list[asyncio.Task[None]] = []
         try:
-            topology = Topology(config=str(self._paths.resolved_config), endpoints=control_endpoints)
+            topology = Topology(
+                config=str(self._paths.resolved_config),
+                endpoints=control_endpoints,
+                keys=str(keys.folder) if keys is not None else "",
+            )
             topology_file = Path(folder) / "topology.json"
             topology_file.write_bytes(msgspec.json.encode(topology))
             for role in await spawn_roles(self._config, self._paths, topology_file):
@@ -111,6 +117,8 @@ class _Supervisor:
             await asyncio.gather(*(role.process.wait() for role in self._roles.values()))
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._control.close(0.2)
+            if keys is not None:
+                keys.remove()
             self._files.close()
             shutil.rmtree(folder, ignore_errors=True)
             shared_weights.remove(self._paths.weights)
@@ -195,7 +203,7 @@ class _Supervisor:
             await self._broadcast(Begin())
 
     def _step(self, report: StepMetrics) -> None:
-        gauges: dict[str, float] = {}
+        gauges = self._control.gauges()
         for role in self._roles.values():
             lag = role.gauges.get("loop_lag_p99_ms")
             gauges |= {name: value for name, value in role.gauges.items() if "/" in name}

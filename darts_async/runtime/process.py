@@ -67,7 +67,7 @@ async def _shell(
     role: Role, rank: int, incarnation: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]
 ) -> int:
     config = load_config(topology.config)
-    sockets = Sockets(role, rank, topology.endpoints, config)
+    sockets = Sockets(role, rank, topology.endpoints, config, topology.keys)
     supervisor = SupervisorClient(
         sockets.control(),
         role,
@@ -76,6 +76,7 @@ async def _shell(
         topology.heartbeat_s,
         incarnation=incarnation,
         resumed=topology.resumed,
+        link_gauges=sockets.gauges,
     )
     watching = asyncio.create_task(supervisor.run())
     try:

@@ -48,7 +48,9 @@ class SupervisorClient:
         *,
         incarnation: int = 0,
         resumed: bool = False,
+        link_gauges: Callable[[], dict[str, float]] = dict,
     ) -> None:
+        """`link_gauges`: looked at with each heartbeat."""
         self.incarnation = incarnation
         self.resumed = resumed
         self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
@@ -56,6 +58,7 @@ class SupervisorClient:
         self.stop_reason = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
+        self._link_gauges = link_gauges
         self.look: Look = nothing
         self._knobs: Callable[[SetKnobs], Awaitable[str]] | None = None
         self._knobs_set = asyncio.Event()
@@ -145,6 +148,7 @@ class SupervisorClient:
         if self._lags:
             ordered = sorted(self._lags)
             self.gauges["loop_lag_p99_ms"] = 1e3 * ordered[int(0.99 * (len(ordered) - 1))]
+        self.gauges |= self._link_gauges()
         outlook = self.look()
         return Heartbeat(
             role=self._role,

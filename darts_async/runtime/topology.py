@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from darts_async.messages import (
+    ROLES,
     ChunkNews,
     FromAllocator,
     FromAllocatorToSelector,
@@ -58,6 +59,14 @@ LINKS: dict[LinkName, LinkSpec] = {
     "chunks": LinkSpec("stream", "learner", ChunkNews),
 }
 
+USED: dict[Role, tuple[LinkName, ...]] = {
+    "allocator": ("plans", "rollouts", "policy"),
+    "generator": ("rollouts", "trajectories", "cancels", "policy", "chunks"),
+    "selector": ("plans", "trajectories", "cancels", "groups", "steps"),
+    "learner": ("groups", "steps", "policy", "chunks"),
+}
+"""The links of each role, beside the control link."""
+
 CONTROL_HWM = 1024
 """Bound on small control messages that wait on a link; they come a few a second."""
 
@@ -74,6 +83,19 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of the run's CURVE keys; empty where the links need none."""
     resumed: bool = False
     """The run folder is that of a run that was cut off: roles take up what is there."""
+
+
+def roles_that_connect(link: LinkName) -> tuple[Role, ...]:
+    """Return the roles at the other end from the one that binds a link."""
+    if link == "control":
+        return ROLES
+    return tuple(role for role in ROLES if link in USED[role] and role != LINKS[link].binder)
+
+
+def dealers(link: LinkName, replicas: int) -> frozenset[str]:
+    """Return the names of a hub's dealers."""
+    ranks = {"generator": replicas}
+    return frozenset(f"{role}-{rank}" for role in roles_that_connect(link) for rank in range(ranks.get(role, 1)))
 
 
 def endpoints(bind: tuple[str, int] | None, socket_folder: str) -> dict[str, str]:
