@@ -130,6 +130,7 @@ def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T) -> None:
 class _Replica:
     def __init__(self, links: GeneratorLinks, config: Config, engine: RolloutEngine) -> None:
         self._links = links
+        self._incarnation = links.supervisor.incarnation
         self._engine = engine
         self._live: dict[int, _Candidate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -205,6 +206,8 @@ class _Replica:
             self._accept(message)
 
     def _accept(self, request: RolloutRequest) -> None:
+        if request.incarnation != self._incarnation:
+            return  # for an earlier start of this replica: written off together with it
         self._num_taken += 1
         if self._num_taken > self._granted:
             raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
@@ -302,7 +305,9 @@ class _Replica:
         while True:
             await self._credit_news.wait()
             self._credit_news.clear()
-            await self._links.rollouts.send(Credits(replica=self._links.rank, granted_total=self._granted))
+            await self._links.rollouts.send(
+                Credits(replica=self._links.rank, incarnation=self._incarnation, granted_total=self._granted)
+            )
 
     async def _flush_progress(self) -> None:
         while True:

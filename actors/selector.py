@@ -14,22 +14,28 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
-from darts_async.algorithms.ledger_records import RunOpened
+from darts_async.algorithms.ledger_records import KnobsSet, RunOpened
 from darts_async.algorithms.selector import Selector
 from darts_async.algorithms.staleness import StepPlanner, eta_of
+from darts_async.algorithms.wait_graph import Pending
 from darts_async.config import Config
 from darts_async.config.frozen import streams_tokens
+from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
     CancelRollouts,
+    CandidatePlaced,
     ChunksDropped,
     GroupPlan,
     GroupSwept,
+    LearnerState,
     ParkRollouts,
     PlanReply,
     Progress,
     RolloutEnded,
+    SetKnobs,
+    StateTaken,
     StepDone,
     StepMetrics,
     StreamEnd,
@@ -41,9 +47,11 @@ from darts_async.messages import (
 )
 from darts_async.runtime.ledger_file import LedgerFile
 from darts_async.runtime.links import SelectorLinks
+from darts_async.runtime.open_streams import OpenStreams
 from darts_async.runtime.outbox import Outbox
 from darts_async.runtime.reward_pool import RewardFailed, RewardPool
 from darts_async.runtime.reward_worker import Setup
+from darts_async.runtime.waiting import Outlook
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +73,7 @@ async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
     file = LedgerFile.create(RunPaths.of(config).ledger)
     try:
         actor = _SelectorActor(links, config, pool, file)
+        links.supervisor.look, links.supervisor.knobs = actor.look, actor.set_knobs
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
             await links.supervisor.ready()
@@ -104,13 +113,33 @@ class _SelectorActor:
         self._cancels: Outbox[tuple[Cancel | Park | Stream, float]] = Outbox(limit)
         self._replies: Outbox[tuple[str, PlanReply]] = Outbox(limit)
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
-        # Admission lets no more groups than this live at once.
-        admitted = (eta + 1) * config.group.groups_per_step + config.queues.oversample_groups
-        self._groups: Outbox[TrainGroup | ChunksDropped] = Outbox(admitted)
+        self._groups: Outbox[TrainGroup | StateTaken | ChunksDropped] = Outbox(_most_admitted(config))
         self._steps: list[StepMetrics] = []
-        self._streams_open = {f"generator-{rank}" for rank in range(config.generator.replicas)}
+        self._streams = OpenStreams(["learner-0", *(f"generator-{rank}" for rank in range(config.generator.replicas))])
         self._warn_at = 1
         file.append(RunOpened(run=config.run.name, seed=config.run.seed, rule=config.selection.rule))
+
+    def look(self) -> Outlook:
+        """What it waits for: candidates, scores, room, plans."""
+        pending = self._selector.pending()
+        if self._groups.is_full:
+            full = f"{self._groups.depth} groups wait for room on the groups link"
+            pending.insert(0, Pending("learner-0", f"takes no more plans: {full}", self._selector.progress))
+        elif self._groups.depth:
+            pending.insert(0, Pending("learner-0", f"has {self._groups.depth} groups wait for room on the groups link"))
+        for name, outbox in (("cancels", self._cancels), ("replies", self._replies), ("scores", self._scores)):
+            if outbox.is_full:
+                pending.insert(0, Pending("", f"reads nothing until fewer than {outbox.depth} {name} wait to go out"))
+        return Outlook(self._selector.progress, pending)
+
+    async def set_knobs(self, order: SetKnobs) -> str:
+        """Write into the ledger what was changed; it is in the file when this returns."""
+        self._config = with_values(self._config, {key: change.new for key, change in order.changes.items()})
+        self._groups.resize(_most_admitted(self._config))
+        if not order.again:
+            self._file.append(KnobsSet(changes=order.changes, at_s=order.at_s))
+            await self._file.flush()
+        return ""
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
@@ -118,10 +147,11 @@ class _SelectorActor:
         """Serve until stopped, then drain. Return who did not end their stream in time."""
         supervisor = self._links.supervisor
         supervisor.state = "selecting"
-        streams = {
-            "trajectories": tasks.create_task(self._take_trajectories()),
-            "learner-0": tasks.create_task(self._take_steps()),
-        }
+        taking = [
+            tasks.create_task(self._take_trajectories()),
+            tasks.create_task(self._take_steps()),
+            tasks.create_task(self._take_losses()),
+        ]
         serving: list[Coroutine[Any, Any, None]] = [
             self._take_plans(),
             self._take_hellos(),
@@ -143,10 +173,11 @@ class _SelectorActor:
         if supervisor.stop_reason == "fault":
             deadline_s = min(deadline_s, _FAULT_DRAIN_S)
         if self._selector.num_planned:
-            await asyncio.wait(streams.values(), timeout=deadline_s)
-        missing = sorted(self._streams_open) if not streams["trajectories"].done() else []
-        missing += [] if streams["learner-0"].done() else ["learner-0"]
-        for task in streams.values():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline_s):
+                    await self._streams.over()
+        missing = self._streams.missing
+        for task in taking:
             task.cancel()
         if not self._selector.num_planned or supervisor.stop_reason == "fault":
             if missing:
@@ -171,11 +202,12 @@ class _SelectorActor:
             peer, plan = await self._links.plans.recv()
             if isinstance(plan, GroupPlan):
                 self._selector.on_plan(peer, plan)
+            elif isinstance(plan, CandidatePlaced):
+                self._selector.on_placed(plan)
             await self._after_message()
 
     async def _take_trajectories(self) -> None:
-        """Until every generator has ended its stream."""
-        while self._streams_open:
+        while True:
             await self._room()
             message = await self._links.trajectories.recv()
             match message:
@@ -188,11 +220,10 @@ class _SelectorActor:
                 case RolloutEnded():
                     self._selector.on_ended(message)
                 case StreamEnd():
-                    self._streams_open.discard(f"generator-{message.rank}")
+                    self._streams.ended(f"generator-{message.rank}")
             await self._after_message()
 
     async def _take_steps(self) -> None:
-        """Until the learner has ended its stream."""
         while True:
             message = await self._links.steps.recv()
             match message:
@@ -204,13 +235,29 @@ class _SelectorActor:
                     _log.warning("group %d came too late: staleness %d", message.group_id, message.staleness)
                     self._selector.on_swept(message)
                     await self._after_message()
+                case LearnerState():
+                    _log.info("the learner goes on at version %d", message.version)
+                    self._streams.back("learner-0")
+                    self._selector.on_learner_state(message)
+                    await self._after_message()
+                    await self._file.sync()
                 case StreamEnd():
-                    return
+                    self._streams.ended("learner-0")
+
+    async def _take_losses(self) -> None:
+        """Nothing more will come from a start of a role that is over, and what it had is lost."""
+        while True:
+            lost = await self._links.supervisor.losses.get()
+            self._streams.lost(f"{lost.role}-{lost.rank}")
+            if lost.role == "generator":
+                self._selector.on_generator_lost(lost.rank, lost.incarnation)
+            await self._after_message()
 
     async def _take_hellos(self) -> None:
         while True:
             peer, _ = await self._links.cancels.recv()
             _log.info("%s takes cancels", peer)
+            self._streams.back(peer)
 
     async def _score(self) -> None:
         while True:
@@ -296,7 +343,10 @@ class _SelectorActor:
 
     async def _send_groups(self) -> None:
         while True:
-            await self._links.groups.send(await self._groups.take())
+            message = await self._groups.take()
+            if isinstance(message, TrainGroup) and message.epoch < self._selector.released.epoch:
+                continue  # the learner was lost meanwhile: it comes again
+            await self._links.groups.send(message)
 
     def _show(self) -> None:
         gauges = self._links.supervisor.gauges
@@ -304,6 +354,11 @@ class _SelectorActor:
         gauges["queue/trajectories/depth"] = float(self._links.trajectories.stats.depth)
         gauges["queue/rewards/depth"] = float(self._scores.depth + self._pool.waiting)
         gauges["queue/ready_groups/depth"] = float(self._groups.depth + self._links.groups.stats.depth)
+
+
+def _most_admitted(config: Config) -> int:
+    """Admission lets no more groups than this live at once."""
+    return (eta_of(config) + 1) * config.group.groups_per_step + config.queues.oversample_groups
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Which published weight versions still exist. No torch: the learner's event loop asks it.
 
 Invariants: the latest version always exists, and so does every version from the oldest that some replica may still be
-loading. A replica that has confirmed version v never asks for an older one.
+loading. A replica that has confirmed version v never asks for an older one; one that was started anew has confirmed
+nothing, and asks for none that is not there when it begins.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ class WeightStore:
         self.folder = folder
         self._replicas = replicas
         self._confirmed: dict[int, int] = {}
+        self.gone_through = -1
+        """Versions up to this one were removed."""
+        self._absent: set[int] = set()
+        """Replicas that are gone, and have not come back yet: they load nothing."""
 
     def path_of(self, version: int) -> Path:
         """Where a version is (or will be) published."""
@@ -26,22 +31,39 @@ class WeightStore:
 
     def confirm(self, replica: int, version: int) -> None:
         """A replica serves this version; a late report of an older one changes nothing."""
+        self._absent.discard(replica)
         self._confirmed[replica] = max(version, self._confirmed.get(replica, 0))
+
+    def lost(self, replica: int) -> None:
+        """A replica is gone: nothing is kept for it."""
+        self._confirmed.pop(replica, None)
+        self._absent.add(replica)
+
+    def awaited(self, replica: int) -> None:
+        """A replica begins (anew): until it confirms a version, everything it may be told of now is kept."""
+        self._confirmed.pop(replica, None)
+        self._absent.discard(replica)
 
     def clear(self) -> None:
         """Remove what an earlier run left behind, half-written files included."""
         for path in self.folder.glob("*.safetensors*") if self.folder.is_dir() else ():
             path.unlink(missing_ok=True)
+        self.clear_partial()
+
+    def clear_partial(self) -> None:
+        """Remove what an earlier start of the learner did not write to its end. Its versions stay: a replica may be
+        loading one of them."""
         for path in self.folder.glob(".*.partial") if self.folder.is_dir() else ():
             path.unlink(missing_ok=True)
 
     def prune(self) -> list[int]:
         """Remove the versions that nobody can need any more; return them, oldest first."""
         versions = self.versions()
-        if not versions or len(self._confirmed) < self._replicas:
+        if not versions or len(self._confirmed.keys() | self._absent) < self._replicas:
             return []
-        oldest_needed = min(*self._confirmed.values(), versions[-1])
+        oldest_needed = min([*self._confirmed.values(), versions[-1]])
         removed = [version for version in versions if version < oldest_needed]
+        self.gone_through = max([self.gone_through, *removed])
         for version in removed:
             self.path_of(version).unlink(missing_ok=True)
         return removed

@@ -7,26 +7,40 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from darts_async.algorithms.restarts import Loss
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
-from darts_async.messages import Role
+from darts_async.launcher import process_group
+from darts_async.messages import Fault, Role
 
 
 @dataclass
 class RoleProcess:
-    """One role's process, as the launcher sees it."""
+    """One role, as the launcher sees it: its present start, and how many there were."""
 
     role: Role
     rank: int
     log: Path
     process: asyncio.subprocess.Process
+    incarnation: int = 0
+    """Which start this is; also how often the role was restarted."""
+    started_s: float = field(default_factory=time.monotonic)
     state: str = "starting"
     ready: bool = False
     finished: bool = False
+    gone: bool = False
+    """This start is over, and no other one is under way yet."""
     gauges: dict[str, float] = field(default_factory=dict)
+    fault: Fault | None = None
+    """What it reported before it ended."""
+    said_last: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its last word is here: that it has finished, or a fault."""
+    killed_for: str = ""
+    """Why the launcher killed it."""
 
     @property
     def name(self) -> str:
@@ -44,44 +58,94 @@ class RoleProcess:
                 return f"was killed by {signal.Signals(-status).name}"
         return f"exited with status {status}"
 
-    def kill(self) -> None:
+    @property
+    def loss(self) -> Loss:
+        """What to think of its end."""
+        status, fault = self.process.returncode, self.fault
+        return Loss.of(
+            self.exit_text,
+            by_signal=status is not None and status < 0,
+            fault="" if fault is None else fault.error,
+            curable=fault is not None and fault.curable,
+            killed_for=self.killed_for,
+        )
+
+    def begins_anew(self, process: asyncio.subprocess.Process) -> None:
+        """The next start of it is under way."""
+        self.process = process
+        self.incarnation += 1
+        self.started_s = time.monotonic()
+        self.state, self.gauges = "starting again", {}
+        self.ready = self.finished = self.gone = False
+        self.fault, self.killed_for = None, ""
+        self.said_last.clear()
+
+    def took(self, fault: Fault) -> None:
+        """It has reported that it cannot go on."""
+        self.fault = fault
+        self.said_last.set()
+
+    def finishes(self) -> None:
+        """It has reported that it is done."""
+        self.finished = True
+        self.said_last.set()
+
+    def kill(self, why: str = "") -> None:
         """SIGKILL to the whole process group: the role and whatever it has started (an engine's children too)."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.killed_for = self.killed_for or why
+        process_group.kill(self.process.pid)
 
 
-async def spawn_roles(config: Config, paths: RunPaths, topology_file: Path) -> list[RoleProcess]:
-    """Start a process per role; each leads its own process group and writes to its own log.
+class Starter:
+    """Starts roles of one run; each leads its own process group and writes to its own log."""
 
-    If one cannot be started, the ones before it are killed and the error goes on.
-    """
-    started: list[RoleProcess] = []
-    wanted: list[tuple[Role, int]] = [("generator", rank) for rank in range(config.generator.replicas)]
-    wanted += [("learner", 0), ("selector", 0), ("allocator", 0)]
-    try:
-        for role, rank in wanted:
-            log = paths.logs / f"{role}-{rank}.log"
-            with log.open("ab") as sink:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    f"actors.{role}",
-                    "--topology",
-                    str(topology_file),
-                    "--rank",
-                    str(rank),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=sink,
-                    start_new_session=True,
-                    env=environment(config, role),
-                )
-            started.append(RoleProcess(role, rank, log, process))
-    except BaseException:
-        for role_process in started:
-            role_process.kill()
-        raise
-    return started
+    def __init__(self, config: Config, paths: RunPaths, topology_file: Path) -> None:
+        self._config = config
+        self._paths = paths
+        self._topology_file = topology_file
+
+    def wanted(self) -> list[tuple[Role, int]]:
+        """Return the roles of a run, in the order they are started."""
+        generators: list[tuple[Role, int]] = [("generator", rank) for rank in range(self._config.generator.replicas)]
+        return [*generators, ("learner", 0), ("selector", 0), ("allocator", 0)]
+
+    async def start_all(self) -> list[RoleProcess]:
+        """Start every role. If one cannot be started, the ones before it are killed and the error goes on."""
+        started: list[RoleProcess] = []
+        try:
+            for role, rank in self.wanted():
+                started.append(RoleProcess(role, rank, self._log(role, rank), await self.start(role, rank)))
+        except BaseException:
+            for role_process in started:
+                role_process.kill()
+            raise
+        return started
+
+    async def start(self, role: Role, rank: int, incarnation: int = 0) -> asyncio.subprocess.Process:
+        """Start one role; its log goes on where an earlier start left it."""
+        with self._log(role, rank).open("ab") as sink:
+            if incarnation:
+                sink.write(f"--- {role}-{rank} starts anew: restart {incarnation}\n".encode())
+                sink.flush()
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                f"actors.{role}",
+                "--topology",
+                str(self._topology_file),
+                "--rank",
+                str(rank),
+                "--incarnation",
+                str(incarnation),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+                env=environment(self._config, role),
+            )
+
+    def _log(self, role: Role, rank: int) -> Path:
+        return self._paths.logs / f"{role}-{rank}.log"
 
 
 def environment(config: Config, role: Role) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Runs a topology from READY to the summary, and ends it whatever happens.
 
-A run ends for the first of these causes: the allocator says it is complete; a person interrupts it; a role faults,
-dies or is not ready in time. Then every role is asked to drain, given a deadline, and killed with its whole process
-group if it misses it. Invariant: when `launch` returns, no process, socket folder or shared-memory file is left.
+A run ends for the first of these causes: the allocator says it is complete; a person interrupts it; a role is lost for
+good (`restarts` keeps the others alive), or not ready in time. Then every role is asked to drain, given a deadline, and
+killed with its whole process group if it misses it. Invariant: when `launch` returns, no process, socket folder or
+shared-memory file is left.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from darts_async.config.rules import encrypts, parse_bind, warnings
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan
-from darts_async.launcher.roles import RoleProcess, spawn_roles
+from darts_async.launcher.restarts import RoleKeeper, Told
+from darts_async.launcher.roles import RoleProcess, Starter
 from darts_async.launcher.view import View
 from darts_async.messages import (
     LEDGER_STATES,
@@ -32,6 +34,7 @@ from darts_async.messages import (
     Finished,
     Heartbeat,
     Ready,
+    RoleLost,
     RunComplete,
     StepMetrics,
     Stop,
@@ -46,6 +49,8 @@ from darts_async.runtime.topology import Topology, endpoints
 
 _FAULT_DRAIN_S = 3.0
 """After a fault there is little to save: enough for the learner's checkpoint of a small model and the ledger."""
+
+_LAST_REPORT_S = 0.5
 
 
 async def launch(plan: Plan, view: View) -> dict[str, Any]:
@@ -69,11 +74,9 @@ class _Supervisor:
         self._view = view
         self._config_warnings = warnings(plan.config)
         self._record = RunRecord(warnings=list(self._config_warnings))
-        self._roles: dict[str, RoleProcess] = {}
         self._begun = False
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
         self._force = asyncio.Event()
-        self._all_finished = asyncio.Event()
         self._files = RunFiles(plan.paths, self._record)
 
     def interrupt(self) -> None:
@@ -89,6 +92,9 @@ class _Supervisor:
         control_endpoints = endpoints(parse_bind(self._config.launch.bind), folder)
         keys = RunKeys.create(self._paths.keys) if encrypts(self._config) else None
         self._control = ControlHub(control_endpoints["control"], self._config, keys)
+        topology_file = Path(folder) / "topology.json"
+        starter = Starter(self._config, self._paths, topology_file)
+        self._keeper = RoleKeeper(self._config, starter, Told(self._broadcast, self._restarting, self._fail))
         tasks: list[asyncio.Task[None]] = []
         try:
             topology = Topology(
@@ -96,13 +102,10 @@ class _Supervisor:
                 endpoints=control_endpoints,
                 keys=str(keys.folder) if keys is not None else "",
             )
-            topology_file = Path(folder) / "topology.json"
             topology_file.write_bytes(msgspec.json.encode(topology))
-            for role in await spawn_roles(self._config, self._paths, topology_file):
-                self._roles[role.name] = role
-            self._view.roles(self._roles.values())
-            tasks = [asyncio.create_task(self._watch(role)) for role in self._roles.values()]
-            tasks += [asyncio.create_task(self._listen()), asyncio.create_task(self._expect_ready())]
+            await self._keeper.start()
+            self._view.roles(self._keeper.roles.values())
+            tasks = [asyncio.create_task(work) for work in (self._keeper.keep(), self._listen(), self._expect_ready())]
             for task in tasks:
                 task.add_done_callback(self._task_ended)
             status, reason = await self._cause
@@ -112,10 +115,9 @@ class _Supervisor:
         finally:
             for task in tasks:
                 task.cancel()
-            for role in self._roles.values():
-                role.kill()
-            await asyncio.gather(*(role.process.wait() for role in self._roles.values()))
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)  # before the killing: nothing is started any more
+            self._keeper.kill_all()
+            await self._keeper.all_exited()
             await self._control.close(0.2)
             if keys is not None:
                 keys.remove()
@@ -132,23 +134,22 @@ class _Supervisor:
         if not self._cause.done():
             self._cause.set_result(("failed", reason))
 
-    async def _watch(self, role: RoleProcess) -> None:
-        await role.process.wait()
-        role.state = role.exit_text
-        # What the role has left behind (an engine's child) dies with it.
-        role.kill()
-        if not role.finished:
-            self._fail(f"{role.name} {role.exit_text}; its log: {role.log}")
+    def _restarting(self, why: str) -> None:
+        self._warn(why)
+        self._record.restarts = dict(self._keeper.restarts)
+        self._view.refresh()
 
-    async def _all_exited(self) -> bool:
-        for role in self._roles.values():
-            await role.process.wait()
-        return True
+    def _warn(self, text: str) -> None:
+        self._record.warnings.append(text)
+        del self._record.warnings[len(self._config_warnings) : -100]
+        self._view.note(text)
 
     async def _expect_ready(self) -> None:
         deadline_s = self._config.launch.ready_timeout_s
         await asyncio.sleep(deadline_s)
-        if missing := [role.name for role in self._roles.values() if not role.ready]:
+        if self._begun:
+            return
+        if missing := [role.name for role in self._keeper.roles.values() if not role.ready]:
             self._fail(
                 f"not ready after launch.ready_timeout_s = {deadline_s:g} s: {', '.join(missing)}; "
                 f"logs in {self._paths.logs}"
@@ -157,8 +158,9 @@ class _Supervisor:
     async def _listen(self) -> None:
         while True:
             peer, message = await self._control.link.recv()
-            role = self._roles.get(peer)
-            if role is not None:
+            role = self._keeper.roles.get(peer)
+            if role is not None and not (role.gone and role.said_last.is_set()):
+                self._keeper.heard(role)
                 await self._take(role, message)
 
     async def _take(self, role: RoleProcess, message: ToSupervisor) -> None:
@@ -174,19 +176,15 @@ class _Supervisor:
                 self._files.evaluated(message)
                 self._view.evaluated(message)
             case Warn():
-                self._record.warnings.append(f"{role.name}: {message.text}")
-                del self._record.warnings[len(self._config_warnings) : -100]
-                self._view.note(f"{role.name}: {message.text}")
+                self._warn(f"{role.name}: {message.text}")
             case Finished():
-                role.finished = True
+                role.finishes()
                 self._record.add_finished(message)
-                if all(other.finished for other in self._roles.values()):
-                    self._all_finished.set()
             case RunComplete():
                 if not self._cause.done():
                     self._cause.set_result(("done", ""))
             case Fault():
-                self._fail(f"{role.name}: {message.error}; its log: {role.log}")
+                self._keeper.faulted(role, message)
 
     async def _ready(self, role: RoleProcess, message: Ready) -> None:
         if message.schema_version != SCHEMA_VERSION:
@@ -197,14 +195,16 @@ class _Supervisor:
             return
         role.ready = True
         self._view.ready(role)
-        if not self._begun and all(other.ready for other in self._roles.values()):
+        if self._begun:
+            await self._welcome(role)
+        elif all(other.ready for other in self._keeper.roles.values()):
             self._begun = True
             self._view.begun()
             await self._broadcast(Begin())
 
     def _step(self, report: StepMetrics) -> None:
         gauges = self._control.gauges()
-        for role in self._roles.values():
+        for role in self._keeper.roles.values():
             lag = role.gauges.get("loop_lag_p99_ms")
             gauges |= {name: value for name, value in role.gauges.items() if "/" in name}
             if lag is not None:
@@ -213,28 +213,45 @@ class _Supervisor:
         if values is not None:
             self._view.step(report.step, values)
 
-    async def _broadcast(self, message: Begin | Stop) -> None:
-        for role in self._roles.values():
-            with contextlib.suppress(LinkBroken):  # it never connected, or is gone: `_watch` says so
-                await self._control.link.send(role.name, message)
+    async def _welcome(self, newcomer: RoleProcess) -> None:
+        """A role is back: it hears whom it has missed the loss of, and begins."""
+        for loss in self._keeper.missed_by(newcomer):
+            await self._tell(newcomer, loss)
+        await self._tell(newcomer, Begin())
+        self._view.note(f"{newcomer.name} is back")
+
+    async def _broadcast(self, message: Begin | Stop | RoleLost) -> None:
+        for role in self._keeper.present:
+            await self._tell(role, message)
+
+    async def _tell(self, role: RoleProcess, message: Begin | Stop | RoleLost) -> None:
+        with contextlib.suppress(LinkBroken):  # it never connected, or is gone: the keeper sees to that
+            await self._control.link.send(role.name, message)
 
     async def _wind_down(self, status: Status) -> str:
         """Ask everyone to drain, wait, kill the rest. Return what went wrong meanwhile, or an empty string."""
         reason = {"done": "done", "interrupted": "interrupted", "failed": "fault"}[status]
         if not self._begun:
             return ""  # nothing was dispatched, nothing is to be drained
+        excused = {role.name for role in self._keeper.roles.values() if not role.ready}
+        await self._keeper.wind_down()
         await self._broadcast(Stop(reason=reason))  # type: ignore[arg-type] # one of the three literals
         limit = _FAULT_DRAIN_S if status == "failed" else self._config.launch.drain_timeout_s
-        exits = asyncio.create_task(self._all_exited())
+        exits = asyncio.create_task(self._keeper.all_exited())
         forced = asyncio.create_task(self._force.wait())
         await asyncio.wait({exits, forced}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         for waiter in (exits, forced):
             waiter.cancel()
         await asyncio.gather(exits, forced, return_exceptions=True)
+        late = [role for role in self._keeper.roles.values() if not role.finished and role.name not in excused]
         # A role's last report may still be on its way through the socket when its exit is seen.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_finished.wait(), timeout=0.5)
-        late = [role for role in self._roles.values() if not role.finished]
+            async with asyncio.timeout(_LAST_REPORT_S):
+                for role in late:
+                    await role.said_last.wait()
+        late = [role for role in late if not role.finished]
+        if "selector-0" in excused and status == "done":
+            return "the selector was being restarted when the run ended: its books are not closed"
         if not late or status == "failed":
             return ""
         return "; ".join(f"{role.name} {role.exit_text} while draining (log: {role.log})" for role in late)

@@ -181,7 +181,7 @@ class LiveView:
 
     def _role_table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for _ in range(4):
+        for _ in range(5):
             table.add_column(no_wrap=True)
         for role in self._roles:
             idle = role.gauges.get(f"{role.role}/idle_ratio")
@@ -191,6 +191,7 @@ class LiveView:
                 role.state,
                 "" if idle is None else f"idle {idle:.0%}",
                 "" if rate is None else f"{rate:,.0f} tokens/s",
+                "" if not role.incarnation else f"restarted {role.incarnation} x",
             )
         return table
 

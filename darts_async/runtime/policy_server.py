@@ -42,8 +42,8 @@ class PolicyServer:
         """The latest version that a peer was told of; -1: none."""
         self._announcing = asyncio.Lock()
         self._latest = PolicyUpdate(version=0, weights="")
-        self._evaluated: PolicyUpdate | None = None
-        """The latest version that is evaluated: a late joiner must not skip it."""
+        self._evaluated: list[PolicyUpdate] = []
+        """Versions that are evaluated and may still be loaded, oldest first: a late joiner must not skip them."""
 
     @property
     def version(self) -> int:
@@ -57,6 +57,8 @@ class PolicyServer:
             match message:
                 case GeneratorHello() | AllocatorHello():
                     self._peers[peer] = -1
+                    if isinstance(message, GeneratorHello):
+                        self._store.awaited(message.replica)
                     await self._announce(peer)
                 case PolicyApplied():
                     if message.version > self.version:
@@ -67,12 +69,29 @@ class PolicyServer:
                     if self._on_scored is not None:
                         await self._on_scored(message)
 
+    def resume(self, version: int, *, last: bool = False) -> None:
+        """Serve from this version on: its file, and that of the evaluated version before it, are written. Before
+        anybody is served; a peer that was told of this version by an earlier start of the learner is told again."""
+        if version:
+            self._latest = self._update_of(version, last=last)
+        due = self._schedule.due_between(0, version)
+        if due and self._store.path_of(due[-1]).exists():
+            self._evaluated = [self._update_of(due[-1])]
+
+    def lost(self, replica: int) -> None:
+        """A replica is gone; its next start introduces itself."""
+        self._peers.pop(f"generator-{replica}", None)
+        self._store.lost(replica)
+
     async def publish(self, version: int, *, last: bool = False) -> None:
         """The version's file is written: tell everyone. Returns when everyone was told, so none is left out."""
-        self._latest = PolicyUpdate(version=version, weights=str(self._store.path_of(version)), last=last)
+        self._latest = self._update_of(version, last=last)
         if self._schedule.is_due(version):
-            self._evaluated = self._latest
+            self._evaluated.append(self._latest)
         await self._announce(*self._peers)
+
+    def _update_of(self, version: int, *, last: bool = False) -> PolicyUpdate:
+        return PolicyUpdate(version=version, weights=str(self._store.path_of(version)), last=last)
 
     async def _announce(self, *peers: str) -> None:
         async with self._announcing:  # each send reads the latest version, and sends do not overtake each other
@@ -84,8 +103,11 @@ class PolicyServer:
                     self._peers.pop(peer, None)
 
     async def _tell(self, peer: str) -> None:
-        evaluated, latest = self._evaluated, self._latest
-        if evaluated is not None and self._peers.get(peer, -1) < evaluated.version < latest.version:
-            await self._link.send(peer, evaluated)
+        latest = self._latest
+        # What is removed was served by every replica, or by none that is left: its evaluation is over.
+        self._evaluated = [update for update in self._evaluated if update.version > self._store.gone_through]
+        for evaluated in list(self._evaluated):
+            if self._peers.get(peer, -1) < evaluated.version < latest.version:
+                await self._link.send(peer, evaluated)
         await self._link.send(peer, latest)
         self._peers[peer] = latest.version

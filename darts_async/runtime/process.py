@@ -22,7 +22,7 @@ import msgspec
 import uvloop
 
 from darts_async.config import Config, load_config
-from darts_async.errors import DartsError, TransportError
+from darts_async.errors import DartsError, EngineDead, TransportError
 from darts_async.log import configure
 from darts_async.messages import Role
 from darts_async.parent_death import die_with_parent
@@ -98,9 +98,12 @@ async def _report(supervisor: SupervisorClient, error: Exception) -> int:
         if isinstance(cause, DartsError):
             _log.error("%s: %s", type(cause).__name__, cause)
     _log.error("the role cannot go on", exc_info=error)
-    first = _leaves(error)[0]
+    leaves = _leaves(error)
+    first = leaves[0]
+    # Whatever else is wrong (a config, a contract, a bug) would be wrong again.
+    curable = all(isinstance(cause, EngineDead | TransportError) for cause in leaves)
     with contextlib.suppress(TransportError):
-        await supervisor.fault(f"{type(first).__name__}: {first}")
+        await supervisor.fault(f"{type(first).__name__}: {first}", curable=curable)
     return 1
 
 

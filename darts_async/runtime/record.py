@@ -26,6 +26,8 @@ class RunRecord:
     finished: dict[tuple[Role, int], dict[str, float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     policy_version: int = 0
+    restarts: dict[str, int] = field(default_factory=dict)
+    """How often a role was started anew, by its name."""
 
     def add_step(self, report: StepMetrics) -> dict[str, float]:
         """Merge a role's report of a step; return all that is known of the step."""
@@ -74,6 +76,7 @@ class RunRecord:
             "logprob_parity": _sub(learner, "logprob_parity", ("mean", "max")),
             "selection": _selection(selector, self.finished.get(("allocator", 0), {})),
             "skipped_steps": _whole(learner.get("skipped_steps")),
+            "restarts": self.restarts,
             "warnings": self.warnings,
         }
         if reason:

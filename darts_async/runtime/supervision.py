@@ -54,6 +54,8 @@ class SupervisorClient:
         self.incarnation = incarnation
         self.resumed = resumed
         self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
+        self._lost: dict[tuple[Role, int], int] = {}
+        """The last start of another role that is known to be over."""
         self.stopping = asyncio.Event()
         self.stop_reason = ""
         self.state = "starting"
@@ -106,15 +108,15 @@ class SupervisorClient:
         await self._link.send(self._heartbeat())
         await self._link.send(Finished(role=self._role, rank=self._rank, summary=summary))
 
-    async def fault(self, error: str) -> None:
-        """Report that the role cannot go on."""
-        await self._link.send(Fault(role=self._role, rank=self._rank, error=error[:8000]))
+    async def fault(self, error: str, *, curable: bool) -> None:
+        """Report that the role cannot go on, and whether another start of it could."""
+        await self._link.send(Fault(role=self._role, rank=self._rank, error=error[:8000], curable=curable))
 
     async def _listen(self) -> None:
         while True:
             message = await self._link.recv()
             if isinstance(message, RoleLost):
-                self.losses.put_nowait(message)  # few: restarts are bounded
+                self._lose(message)
                 continue
             if isinstance(message, SetKnobs):
                 self._orders.put_nowait(message)
@@ -138,6 +140,13 @@ class SupervisorClient:
             await self._link.send(
                 KnobsTaken(role=self._role, rank=self._rank, number=order.number, refused=refused[:8000])
             )
+
+    def _lose(self, loss: RoleLost) -> None:
+        """Pass a loss on, once: a newcomer is told again of what it may have missed."""
+        key = (loss.role, loss.rank)
+        if loss.incarnation > self._lost.get(key, -1):
+            self._lost[key] = loss.incarnation
+            self.losses.put_nowait(loss)  # few: restarts are bounded
 
     async def _beat(self) -> None:
         while True:
