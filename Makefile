@@ -53,6 +53,7 @@ lint: $(STAMP)  ## Check style, types and the import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/check_light_imports.py
+	$(BIN)/python tools/check_no_pickle.py
 	$(BIN)/python tools/write_config_reference.py --check
 
 format: $(STAMP)  ## Format the code
