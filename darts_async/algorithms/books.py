@@ -20,6 +20,8 @@ from darts_async.algorithms.ledger_records import (
     CandidateReplaced,
     GroupEnded,
     GroupPlanned,
+    GroupReleased,
+    KeptCandidate,
     LedgerRecord,
     RunClosed,
     StepTrained,
@@ -68,6 +70,7 @@ class Books:
         self._records.append(
             GroupPlanned(
                 group_id=plan.group_id,
+                draw=plan.draw,
                 prompt_id=plan.prompt_id,
                 purpose=plan.purpose,
                 rule=plan.rule,
@@ -117,6 +120,24 @@ class Books:
         """From a decision to the return of the engine's abort."""
         self._latencies_ms.append(1e3 * seconds)
 
+    def released(self, group: LiveGroup, step: int) -> None:
+        """Enter that a complete group is given to the learner."""
+        state = group.state
+        kept = [state.candidate(index) for index in state.kept]
+        self._records.append(
+            GroupReleased(
+                group_id=group.plan.group_id,
+                step=step,
+                kept=tuple(
+                    KeptCandidate(candidate_id(group.plan.group_id, c.index), c.tokens, c.reward or 0.0, c.capped)
+                    for c in kept
+                ),
+                lengths=group.lengths,
+                zero_variance=state.zero_variance,
+                rescued=state.rescued,
+            )
+        )
+
     def group_ended(
         self,
         group: LiveGroup,
@@ -132,7 +153,10 @@ class Books:
             self._enter(group)
         elif outcome == "rejected":
             self._rejected.append(group)
-        self._records.append(GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason))
+        lengths = group.lengths if outcome != "cancelled" else ()
+        self._records.append(
+            GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason, lengths=lengths)
+        )
 
     def step_done(self, message: StepDone) -> dict[str, float]:
         """Close a step, whose groups have been entered; return its metrics, the totals so far included."""

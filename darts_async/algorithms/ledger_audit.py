@@ -6,6 +6,8 @@ It knows nothing of how the records came about, nor of files; the rules are the 
 - a group has one plan and one outcome. Trained candidates are those of trained groups and ended before the outcome,
   stale ones those of stale groups, and only groups that were cut off have candidates in `cancelled_shutdown`;
 - versions of steps increase by one, and a step names exactly the groups whose outcome was `trained` since the last;
+- what the learner trained or refused was released to it, once, and the kept candidates are those it names;
+- a draw has one open group at a time, and is planned again only after that was cut off or lost;
 - a replacement follows a candidate of its own group that failed (or does so next), once each, under a new number;
 - evaluations are not in it;
 - closed in good order means nothing is open, and the totals written down are those of the records.
@@ -22,10 +24,14 @@ from typing import Final
 from darts_async.algorithms.ledger_records import (
     CandidateEnded,
     CandidateReplaced,
+    EvaluationScored,
     GroupEnded,
     GroupPlanned,
+    GroupReleased,
     KnobsSet,
     LedgerRecord,
+    NumbersReserved,
+    RoleRestarted,
     RunClosed,
     RunOpened,
     RunReopened,
@@ -51,7 +57,18 @@ _GROUP_OF_STATE: Final[dict[LedgerState, str]] = {
 class _Group:
     """A group of which something is still to come."""
 
-    __slots__ = ("candidates", "dispatch_version", "doomed", "last", "outcome", "replaceable", "size", "states")
+    __slots__ = (
+        "candidates",
+        "dispatch_version",
+        "doomed",
+        "draw",
+        "kept",
+        "last",
+        "outcome",
+        "replaceable",
+        "size",
+        "states",
+    )
 
     def __init__(self, plan: GroupPlanned) -> None:
         self.candidates = set(plan.candidate_ids)
@@ -61,9 +78,12 @@ class _Group:
         """Which may still be replaced: planned, not replaced, not ended but by a failure."""
         self.doomed: set[int] = set()
         """Open, and replaced: they must end as failed."""
+        self.kept: set[int] | None = None
+        """Of a released one."""
         self.states: Counter[LedgerState] = Counter()
         self.size = plan.group_size
         self.dispatch_version = plan.dispatch_version
+        self.draw = plan.draw
         self.outcome = ""
 
 
@@ -93,6 +113,9 @@ class LedgerAudit:
         self.version = 0
         """Of the last step."""
         self.num_reopened = 0
+        self.num_restarts = 0
+        """Starts of roles that were lost."""
+        self.num_evaluations = 0
         self.num_set = 0
         """Orders that changed settings."""
         self.closed = False
@@ -102,6 +125,7 @@ class LedgerAudit:
         self._in_flight = 0
         self._last_group = -1
         self._groups: dict[int, _Group] = {}
+        self._draws = _Draws()
         self._trained: dict[int, None] = {}
         """Groups that were trained since the last step, in order."""
 
@@ -138,6 +162,8 @@ class LedgerAudit:
                 self._group_ended(record)
             case CandidateReplaced():
                 self._replaced(record)
+            case GroupReleased():
+                self._released(record)
             case StepTrained():
                 self._step(record)
             case RunOpened():
@@ -146,6 +172,12 @@ class LedgerAudit:
                 self._opened, self.run = True, record.run
             case RunReopened():
                 self.num_reopened += 1
+            case RoleRestarted():
+                self.num_restarts += 1
+            case EvaluationScored():
+                self.num_evaluations += 1
+            case NumbersReserved():
+                pass
             case KnobsSet():
                 self.num_set += 1
             case RunClosed():
@@ -176,6 +208,8 @@ class LedgerAudit:
             self._wrong(f"{name} lists a candidate twice, or none at all")
         if any(group_of(candidate) != record.group_id for candidate in group.candidates):
             self._wrong(f"{name} was planned with another group's candidates")
+        if (fault := self._draws.planned(record.draw)) and record.purpose == "train":
+            self._wrong(f"{name} was planned for draw {record.draw}, {fault}")
         if record.purpose != "train":
             self._wrong(f"{name} is of an evaluation, which has no place in the ledger")
 
@@ -210,6 +244,8 @@ class LedgerAudit:
             self._wrong(f"candidate {candidate} ended as {state}, but {'twice' if known else 'was never dispatched'}")
             return
         group.candidates.discard(candidate)
+        if state in ("trained", "stale") and candidate not in (group.kept or ()):
+            self._wrong(f"candidate {candidate} ended as {state}, but was never released to the learner")
         self._in_flight -= 1
         self.rollouts[state] += 1
         self.tokens[state] += record.tokens
@@ -228,6 +264,17 @@ class LedgerAudit:
                 self._wrong(f"candidate {candidate} ended as {state} after its group's outcome was {group.outcome}")
             self._forget_if_over(group_id, group)
 
+    def _released(self, record: GroupReleased) -> None:
+        name = f"group {record.group_id}"
+        group = self._groups.get(record.group_id)
+        if group is None or group.outcome or group.kept is not None:
+            known = record.group_id <= self._last_group
+            self._wrong(f"{name} was released, but {'twice, or after its end' if known else 'was never planned'}")
+            return
+        group.kept = {kept.candidate_id for kept in record.kept}
+        if unknown := sorted(group.kept - group.candidates):
+            self._wrong(f"{name} was released with candidates that it does not have open: {_first(unknown)}")
+
     def _group_ended(self, record: GroupEnded) -> None:
         name = f"group {record.group_id}"
         group = self._groups.get(record.group_id)
@@ -236,6 +283,7 @@ class LedgerAudit:
             self._wrong(f"{name} ended as {record.outcome}, but {'twice' if known else 'was never planned'}")
             return
         group.outcome = record.outcome
+        self._draws.ended(group.draw, again=record.starts_again)
         self.outcomes[record.outcome] += 1
         for state, outcome in _GROUP_OF_STATE.items():
             if group.states[state] and outcome != record.outcome:
@@ -243,6 +291,8 @@ class LedgerAudit:
         kept = group.states["trained"] + group.states["stale"]
         if record.outcome in ("trained", "stale") and not min(2, group.size) <= kept <= group.size:
             self._wrong(f"{name} of size {group.size} ended as {record.outcome} with {kept} such candidates")
+        elif record.outcome in ("trained", "stale") and kept != len(group.kept or ()):
+            self._wrong(f"{name} ended as {record.outcome} with {kept} of {len(group.kept or ())} that were released")
         if (record.outcome == "trained") != (record.version is not None):
             self._wrong(f"{name} ended as {record.outcome} with version {record.version}")
         elif record.version is not None:
@@ -299,6 +349,33 @@ class LedgerAudit:
         self.num_violations += 1
         if len(self.violations) < MAX_NAMED:
             self.violations.append(f"record {self._number}: {text}")
+
+
+class _Draws:
+    """Which draws may be planned. Memory: the draws that are out of order, not all there were."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._over: set[int] = set()
+        self._all_over_below = 0
+
+    def planned(self, draw: int) -> str:
+        """A group of it is planned. Return what is wrong with that, or an empty string."""
+        if draw in self._open:
+            return "which another group has"
+        self._open.add(draw)
+        if draw < self._all_over_below or draw in self._over:
+            return "which is over"
+        return ""
+
+    def ended(self, draw: int, *, again: bool) -> None:
+        """Its group is over; `again`: it is to be planned once more."""
+        self._open.discard(draw)
+        if not again:
+            self._over.add(draw)
+            while self._all_over_below in self._over:
+                self._over.remove(self._all_over_below)
+                self._all_over_below += 1
 
 
 def _first(numbers: list[int], count: int = 5) -> str:

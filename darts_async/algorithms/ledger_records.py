@@ -1,6 +1,7 @@
 """What the ledger on disk consists of: one MessagePack map a record, told apart by `kind`.
 
-The order of a candidate's life is the order of its records: `plan` (or `replace`), then exactly one `candidate`.
+The order of a candidate's life is the order of its records: `plan` (or `replace`), then exactly one `candidate`. A run
+goes on from its ledger alone (`selector_recovery`), so all that a resumed run must know of the past is in here.
 Decoding checks types and bounds; whether the records fit together is `ledger_audit`'s to say.
 """
 
@@ -11,13 +12,16 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 
 from darts_async.messages import (
+    MAX_CANDIDATES,
     CandidateIds,
     GroupIds,
     KnobChanges,
     LedgerState,
     LongText,
     NonNegative,
+    ObservedLength,
     Purpose,
+    Role,
     ShortText,
 )
 
@@ -25,10 +29,15 @@ __all__ = [
     "LEDGER_FORMAT",
     "CandidateEnded",
     "CandidateReplaced",
+    "EvaluationScored",
     "GroupEnded",
     "GroupPlanned",
+    "GroupReleased",
+    "KeptCandidate",
     "KnobsSet",
     "LedgerRecord",
+    "NumbersReserved",
+    "RoleRestarted",
     "RunClosed",
     "RunOpened",
     "RunReopened",
@@ -36,9 +45,13 @@ __all__ = [
     "StepTrained",
 ]
 
-LEDGER_FORMAT: Final = 2
+LEDGER_FORMAT: Final = 3
 """Raised whenever a record changes shape."""
 
+DEFERRED: Final = "deferred"
+"""Why a group was cancelled whose draw starts again in a long round (`rounds`)."""
+
+Lengths = Annotated[tuple[ObservedLength, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
 Totals = Annotated[dict[ShortText, NonNegative], msgspec.Meta(max_length=64)]
 
 
@@ -77,6 +90,8 @@ class GroupPlanned(_Record, frozen=True, kw_only=True, tag="plan"):
     """A group whose candidates are in the books from here on."""
 
     group_id: NonNegative
+    draw: NonNegative
+    """Of the prompt order. A draw is planned again, under another number, only when its group was cut off or lost."""
     prompt_id: ShortText
     purpose: Purpose = "train"
     """Written down so that a reader can check it: evaluations have no place in the ledger."""
@@ -109,6 +124,28 @@ class CandidateEnded(_Record, frozen=True, kw_only=True, tag="candidate"):
     """Why it failed."""
 
 
+class KeptCandidate(msgspec.Struct, frozen=True, array_like=True):
+    """A candidate that the learner was given. Its own record comes when the group is over."""
+
+    candidate_id: NonNegative
+    tokens: NonNegative
+    reward: float
+    capped: bool = False
+
+
+class GroupReleased(_Record, frozen=True, kw_only=True, tag="release"):
+    """A group is on its way to the learner; on the disk before it leaves, so that no draw is trained twice."""
+
+    group_id: NonNegative
+    step: NonNegative
+    """The step it was released for."""
+    kept: Annotated[tuple[KeptCandidate, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
+    lengths: Lengths
+    """Of all candidates: what its outcome will say."""
+    zero_variance: bool = False
+    rescued: bool = False
+
+
 class GroupEnded(_Record, frozen=True, kw_only=True, tag="group"):
     """What became of a group."""
 
@@ -117,6 +154,13 @@ class GroupEnded(_Record, frozen=True, kw_only=True, tag="group"):
     version: NonNegative | None = None
     """The policy version that its step made."""
     reason: LongText = ""
+    lengths: Lengths = ()
+    """Of its candidates, as far as they say something about the prompt (`BatchAllocation.observe`)."""
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether the group's draw is still to be trained: it was cut off, or lost with a role."""
+        return self.outcome == "cancelled" or self.reason.endswith("_lost")
 
 
 class StepTrained(_Record, frozen=True, kw_only=True, tag="step"):
@@ -135,6 +179,31 @@ class KnobsSet(_Record, frozen=True, kw_only=True, tag="set"):
     """Seconds since the start of the launcher that gave the order."""
 
 
+class EvaluationScored(_Record, frozen=True, kw_only=True, tag="eval"):
+    """The held-out set was scored under a version. (Its candidates are not in the ledger.)"""
+
+    label: Literal["before", "during", "after"]
+    version: NonNegative
+    reward: float
+    response_length: float
+    num_rollouts: NonNegative
+
+
+class NumbersReserved(_Record, frozen=True, kw_only=True, tag="numbers"):
+    """Group numbers below this may be in use, by evaluations too, from here on: whoever goes on starts there."""
+
+    below: NonNegative
+
+
+class RoleRestarted(_Record, frozen=True, kw_only=True, tag="restart"):
+    """A start of a role was lost. For the reader: what followed from it is in the other records."""
+
+    role: Role
+    rank: NonNegative
+    incarnation: NonNegative
+    """Of the start that is over; 0 is the first."""
+
+
 class RunClosed(_Record, frozen=True, kw_only=True, tag="close"):
     """Last record of a ledger that was closed in good order: the totals of the whole ledger."""
 
@@ -149,11 +218,15 @@ class RunClosed(_Record, frozen=True, kw_only=True, tag="close"):
 LedgerRecord: TypeAlias = (
     RunOpened
     | RunReopened
+    | NumbersReserved
+    | RoleRestarted
     | GroupPlanned
     | CandidateReplaced
     | CandidateEnded
+    | GroupReleased
     | GroupEnded
     | StepTrained
+    | EvaluationScored
     | KnobsSet
     | RunClosed
 )

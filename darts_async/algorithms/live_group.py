@@ -73,6 +73,17 @@ class LiveGroup:
         return [c for c in self.state.candidates if c.status is Status.FINISHED and c.reward is not None]
 
     @property
+    def lengths(self) -> tuple[ObservedLength, ...]:
+        """What its candidates say about the prompt: a cancelled one is longer than what decided against it."""
+        lengths = []
+        for candidate in self.state.candidates:
+            if candidate.status is Status.FINISHED:
+                lengths.append(ObservedLength(candidate.tokens, censored=False))
+            elif candidate.status is Status.CANCELLED:
+                lengths.append(ObservedLength(candidate.exceeds, censored=True))
+        return tuple(lengths)
+
+    @property
     def kept_ids(self) -> tuple[int, ...]:
         """Ids of the kept candidates; empty before the decision."""
         return tuple(candidate_id(self.plan.group_id, index) for index in self.state.kept)
@@ -137,20 +148,14 @@ class LiveGroup:
     def outcome(
         self, outcome: Literal["trained", "rejected", "stale", "evaluated", "cancelled"], reason: str = ""
     ) -> GroupOutcome:
-        """What the allocator learns: lengths (a cancelled one is longer than what decided against it) and rewards."""
+        """What the allocator learns."""
         self._held = {}
-        lengths = []
-        for candidate in self.state.candidates:
-            if candidate.status is Status.FINISHED:
-                lengths.append(ObservedLength(candidate.tokens, censored=False))
-            elif candidate.status is Status.CANCELLED:
-                lengths.append(ObservedLength(candidate.exceeds, censored=True))
         return GroupOutcome(
             group_id=self.plan.group_id,
             prompt_id=self.plan.prompt_id,
             purpose=self.plan.purpose,
             outcome=outcome,
             reason=reason[:256],
-            lengths=tuple(lengths),
+            lengths=self.lengths,
             rewards=tuple(c.reward for c in self.finished if c.reward is not None),
         )

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-DEFERRED: Final = "deferred"
-"""Why a group was cancelled whose prompt starts again in a long round."""
+from darts_async.algorithms.ledger_records import DEFERRED
+
+__all__ = ["DEFERRED", "Rounds", "Unfinished"]
 
 Unfinished: TypeAlias = Literal["keep", "defer", "resume"]
 

@@ -428,7 +428,9 @@ class Selector:
         if self._frozen or self._training_over:
             return
         for group_id, step in released:
-            self._effects.groups += self.released.give(self._groups[group_id].train_group(step))
+            group = self._groups[group_id]
+            self.books.released(group, step)
+            self._effects.groups += self.released.give(group.train_group(step))
         if released and self._planner.filling > released[0][1]:
             self._step_filled(self._groups[released[-1][0]])
 

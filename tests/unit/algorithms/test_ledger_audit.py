@@ -17,6 +17,8 @@ from darts_async.algorithms.ledger_records import (
     CandidateReplaced,
     GroupEnded,
     GroupPlanned,
+    GroupReleased,
+    KeptCandidate,
     LedgerRecord,
     RunClosed,
     RunOpened,
@@ -28,9 +30,12 @@ from darts_async.messages import LEDGER_STATES, candidate_id
 OPENED = RunOpened(run="r", seed=0, rule="survivor")
 
 
-def plan(group_id: int, num: int = 3, size: int = 2, version: int = 0, **more: Any) -> GroupPlanned:
+def plan(
+    group_id: int, num: int = 3, size: int = 2, version: int = 0, draw: int | None = None, **more: Any
+) -> GroupPlanned:
     return GroupPlanned(
         group_id=group_id,
+        draw=group_id if draw is None else draw,
         prompt_id=f"p{group_id}",
         rule="survivor",
         group_size=size,
@@ -45,10 +50,16 @@ def end(group_id: int, index: int, state: Any, tokens: int = 10, **more: Any) ->
     return CandidateEnded(candidate_id=candidate_id(group_id, index), state=state, tokens=tokens, **more)
 
 
+def release(group_id: int, *indices: int) -> GroupReleased:
+    kept = tuple(KeptCandidate(candidate_id(group_id, index), 10, 1.0) for index in indices)
+    return GroupReleased(group_id=group_id, step=0, kept=kept, lengths=())
+
+
 def trained(group_id: int, version: int) -> list[LedgerRecord]:
     """A group of three that trains on two."""
     return [
         plan(group_id),
+        release(group_id, 0, 1),
         end(group_id, 0, "trained"),
         end(group_id, 1, "trained"),
         end(group_id, 2, "rejected"),
@@ -106,7 +117,7 @@ def test_the_totals_of_a_small_run() -> None:
     assert books.failures == {"engine": 1} and books.outcomes == {"trained": 1}
     assert not books.closed
     assert audit(records).violations == [
-        "record 10: the books were not closed: 1 candidates have no end, 1 groups no outcome"
+        "record 11: the books were not closed: 1 candidates have no end, 1 groups no outcome"
     ]
     records += [GroupEnded(group_id=3, outcome="cancelled"), end(3, 2, "cancelled_shutdown")]
     books = audit([*records, totals(records)])
@@ -161,6 +172,20 @@ def test_a_live_run_may_stop_anywhere() -> None:
             [plan(0), *(end(0, i, "stale") for i in range(3)), GroupEnded(group_id=0, outcome="stale")],
             "group 0 of size 2 ended as stale with 3 such candidates",
         ),
+        ([plan(0), end(0, 0, "trained")], "candidate 0 ended as trained, but was never released to the learner"),
+        ([release(0, 0, 1)], "group 0 was released, but was never planned"),
+        ([plan(0), release(0, 0, 1), release(0, 0, 1)], "group 0 was released, but twice, or after its end"),
+        ([plan(0), release(0, 0, 7)], "group 0 was released with candidates that it does not have open: 7"),
+        (
+            [plan(0), release(0, 0, 1, 2), *trained(0, 1)[2:]],
+            "group 0 ended as trained with 2 of 3 that were released",
+        ),
+        ([plan(0, draw=5), plan(1, draw=5)], "group 1 was planned for draw 5, which another group has"),
+        ([*trained(0, 1), plan(1, draw=0)], "group 1 was planned for draw 0, which is over"),
+        (
+            [plan(3), GroupEnded(group_id=3, outcome="rejected"), plan(4, draw=3)],
+            "group 4 was planned for draw 3, which is over",
+        ),
         ([plan(0), GroupEnded(group_id=0, outcome="rejected", version=1)], "group 0 ended as rejected with version 1"),
         (
             [*trained(0, 1)[:-1], GroupEnded(group_id=0, outcome="trained")],
@@ -168,7 +193,7 @@ def test_a_live_run_may_stop_anywhere() -> None:
         ),
         (trained(0, 2), "group 0 was trained to version 2 after version 0"),
         (
-            [plan(0, num=2, version=1), *trained(0, 1)[1:3], trained(0, 1)[4]],
+            [plan(0, num=2, version=1), *trained(0, 1)[1:4], trained(0, 1)[5]],
             "group 0 was dispatched at version 1, trained to 1",
         ),
         ([StepTrained(version=2, group_ids=())], "the step to version 2 follows version 0"),
@@ -238,8 +263,8 @@ def test_totals_that_are_not_those_of_the_records_are_told() -> None:
     close = totals(records)
     wrong = msgspec.structs.replace(close, tokens={**close.tokens, "stale": 5}, estimated=2)
     assert audit([*records, wrong]).violations == [
-        "record 7: the totals of tokens are not those of the records: stale 5 written, 0 counted",
-        "record 7: 2 estimated token counts written, 0 counted",
+        "record 8: the totals of tokens are not those of the records: stale 5 written, 0 counted",
+        "record 8: 2 estimated token counts written, 0 counted",
     ]
 
 
@@ -255,6 +280,16 @@ def test_what_is_over_is_forgotten() -> None:
         for record in [*trained(group_id, group_id + 1), StepTrained(version=group_id + 1, group_ids=(group_id,))]:
             books.feed(record)
     assert (len(books._groups), len(books._trained), books.num_violations) == (0, 0, 0)
+    assert (len(books._draws._open), len(books._draws._over)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [("cancelled", ""), ("cancelled", "deferred"), ("stale", "selector_lost")]
+)
+def test_what_was_cut_off_or_lost_starts_again(outcome: Any, reason: str) -> None:
+    cut = [plan(0), release(0, 0, 1)]
+    cut += [end(0, index, "stale" if outcome == "stale" else "rejected") for index in range(2)]
+    assert violations(*cut, GroupEnded(group_id=0, outcome=outcome, reason=reason), plan(1, draw=0)) == []
 
 
 # --- any legal run --------------------------------------------------------------------------------------------------
@@ -270,6 +305,10 @@ class Clerk:
         self.next_group = 0
         self.running: dict[int, list[int]] = {}
         """Groups without an outcome, and their open candidates."""
+        self.draw_of: dict[int, int] = {}
+        self.next_draw = 0
+        self.redo: list[int] = []
+        """Draws whose groups were cut off."""
         self.late: list[tuple[int, int]] = []
         """Cancelled candidates of groups that are over, whose reports are on their way."""
 
@@ -285,7 +324,11 @@ class Clerk:
     def plan(self) -> None:
         self.next_group += self.random.choice((1, 1, 1, 3))  # evaluations take numbers too
         group, num = self.next_group, self.random.randint(2, 6)
-        self.records.append(plan(group, num, version=self.random.randint(max(0, self.version - 1), self.version)))
+        version = self.random.randint(max(0, self.version - 1), self.version)
+        if not self.redo:
+            self.redo, self.next_draw = [self.next_draw], self.next_draw + 1
+        self.draw_of[group] = self.redo.pop(0)
+        self.records.append(plan(group, num, version=version, draw=self.draw_of[group]))
         indices = list(range(num))
         for index in range(num):
             if self.random.random() < 0.2:
@@ -303,6 +346,10 @@ class Clerk:
     def decide(self, group: int, state: str, outcome: Any, version: int | None = None) -> None:
         """Two are kept, the others rejected or cancelled; some of those report later."""
         kept, others = self.running[group][:2], self.running.pop(group)[2:]
+        if outcome in ("trained", "stale"):
+            self.records.append(release(group, *kept))
+        elif outcome == "cancelled":
+            self.redo.append(self.draw_of[group])
         for index in kept:
             self.records.append(end(group, index, state, **self.tokens()))
         for index in others:
@@ -399,6 +446,9 @@ def changed(record: LedgerRecord, rng: random.Random) -> LedgerRecord:
                     replace(record, candidate_ids=(*record.candidate_ids, candidate_id(record.group_id, 900))),
                 )
             )
+        case GroupReleased():
+            more = KeptCandidate(record.kept[0].candidate_id + 500, 1, 0.0)
+            return replace(record, kept=rng.choice((record.kept[1:], (*record.kept, more), (*record.kept[:-1], more))))
         case CandidateReplaced():
             return rng.choice(
                 (

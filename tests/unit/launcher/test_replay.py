@@ -18,6 +18,8 @@ from darts_async.algorithms.ledger_records import (
     CandidateReplaced,
     GroupEnded,
     GroupPlanned,
+    GroupReleased,
+    KeptCandidate,
     LedgerRecord,
     RunOpened,
     StepTrained,
@@ -35,6 +37,7 @@ RECORDS: list[LedgerRecord] = [
     RunOpened(run="r", seed=0, rule="shortest"),
     GroupPlanned(
         group_id=0,
+        draw=0,
         prompt_id="p",
         rule="shortest",
         group_size=2,
@@ -44,6 +47,7 @@ RECORDS: list[LedgerRecord] = [
     ),
     CandidateReplaced(failed_id=3, candidate_id=4),
     end(3, "failed", 1, reason="reward_timeout"),
+    GroupReleased(group_id=0, step=0, kept=(KeptCandidate(0, 1200, 1.0), KeptCandidate(1, 1300, 0.0)), lengths=()),
     end(0, "trained", 1200),
     end(1, "trained", 1300),
     GroupEnded(group_id=0, outcome="trained", version=1),
@@ -91,7 +95,7 @@ def test_a_run_that_was_closed(run: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == f"{run}: closed in good order"
-    assert lines[1].startswith("11 records, ") and lines[1].endswith("in 1 segment; 1 step, policy version 1")
+    assert lines[1].startswith("12 records, ") and lines[1].endswith("in 1 segment; 1 step, policy version 1")
     rows = {line.split()[0]: line.split()[1:] for line in lines[3:10]}
     assert rows["trained"] == ["2", "40.0", "2,500", "46.3"]
     assert rows["cancelled_tail"] == ["2", "40.0", "2,900", "53.7"]
@@ -120,7 +124,7 @@ def test_a_script_reads_one_object(run: Path) -> None:
         "segments": 1,
         "bytes": size,
         "torn_bytes": 0,
-        "records": 11,
+        "records": 12,
         "steps": 1,
         "policy_version": 1,
         "rollouts": {
@@ -155,7 +159,7 @@ def test_a_script_reads_one_object(run: Path) -> None:
 def test_a_run_that_goes_on_passes_with_what_is_in_flight_and_half_written(run: Path) -> None:
     file = write(run, RECORDS)
     with (run / "ledger" / "000000.msgpack").open("ab") as tail:
-        tail.write(b"\x93\x0a")
+        tail.write(b"\x93\x0b")
     result = replay(run, "--check")
     assert result.exit_code == 0
     assert f"{run}: the run is going on; 2 bytes of a record that is being written" in result.stdout
@@ -166,7 +170,7 @@ def test_a_run_that_goes_on_passes_with_what_is_in_flight_and_half_written(run: 
     assert result.exit_code == 1
     assert "its books were not closed; 2 bytes of a record that was not written to its end" in result.stdout
     assert (
-        "violation: record 9: the books were not closed: 1 candidates have no end, 0 groups no outcome" in result.stdout
+        "violation: record 10: the books were not closed: 1 candidates have no end, 0 groups no outcome" in result.stdout
     )
     assert "check failed: 1 violation" in result.stdout
     assert replay(run).exit_code == 0
@@ -177,7 +181,7 @@ def test_what_is_wrong_is_listed_and_fails_the_check_only(run: Path) -> None:
     result = replay(run, "--check")
     assert result.exit_code == 1
     assert result.stdout.count("violation: record ") == 20
-    assert "violation: record 10: candidate 2 ended as cancelled_tail, but twice" in result.stdout
+    assert "violation: record 11: candidate 2 ended as cancelled_tail, but twice" in result.stdout
     assert "and 10 more\ncheck failed: 30 violations" in result.stdout
     assert json.loads(replay(run, "--check", "--json").stdout)["num_violations"] == 30
     assert replay(run).exit_code == 0

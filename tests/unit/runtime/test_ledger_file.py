@@ -15,6 +15,7 @@ import msgpack
 import pytest
 
 from darts_async.algorithms.ledger_records import (
+    LEDGER_FORMAT,
     CandidateEnded,
     GroupPlanned,
     LedgerRecord,
@@ -66,6 +67,7 @@ async def test_records_come_back_in_order_as_maps_that_say_what_they_are(tmp_pat
     file.append(OPENED)
     plan = GroupPlanned(
         group_id=2,
+        draw=2,
         prompt_id="p",
         rule="survivor",
         group_size=8,
@@ -85,7 +87,7 @@ async def test_records_come_back_in_order_as_maps_that_say_what_they_are(tmp_pat
     assert [number for number, _, _ in frames] == [0, 1, 2, 3, 4]
     assert frames[0][2] == {
         "kind": "segment",
-        "format": 2,
+        "format": LEDGER_FORMAT,
         "run_id": frames[0][2]["run_id"],
         "segment": 0,
         "sequence": 0,
