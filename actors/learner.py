@@ -3,6 +3,10 @@
 Torch lives on one thread of its own; the event loop only moves messages. Invariants: a group whose staleness exceeds
 the bound is never trained on (it is swept at the door, and its step waits for another one); once an update is applied,
 its version is published and its `StepDone` sent, also when the run is being stopped; a version is never skipped.
+
+Started anew (or in a run that goes on) it first becomes what it was: groups are in the spool before they are trained
+on, a step is in the journal before anybody hears of it. Then it tells the selector what it has (`LearnerState`), and
+takes no group that was sent before the selector knew.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from darts_async.algorithms.chunking import groups_wanted
 from darts_async.algorithms.evaluation import EvalSchedule
+from darts_async.algorithms.finished_step import FinishedStep
 from darts_async.algorithms.limits import EndedBy, RunLimits
 from darts_async.algorithms.parity import GROSS_LIMITS, FirstStep, precision_of
 from darts_async.algorithms.staleness import eta_of, staleness
@@ -27,11 +33,24 @@ from darts_async.config.frozen import needs_proximal, needs_reference, streams_t
 from darts_async.config.paths import RunPaths
 from darts_async.engines.weight_store import WeightStore
 from darts_async.errors import ProtocolError, RunFailed
-from darts_async.messages import ChunksDropped, GroupSwept, PolicyScored, StepDone, StepMetrics, StreamEnd, TrainGroup
-from darts_async.runtime.checkpoints import Checkpoints
+from darts_async.messages import (
+    ChunksDropped,
+    GroupSwept,
+    LearnerState,
+    StateTaken,
+    StepDone,
+    StepMetrics,
+    StreamEnd,
+    TrainedStep,
+    TrainGroup,
+)
 from darts_async.runtime.links import LearnerLinks
 from darts_async.runtime.policy_server import PolicyServer
+from darts_async.runtime.replay_steps import replay_steps
+from darts_async.runtime.saving import Saving
 from darts_async.runtime.score_ahead import ScoreAhead
+from darts_async.runtime.spool import Chunk, Refused, Spool, SpooledStep
+from darts_async.runtime.step_journal import StepJournal
 
 if TYPE_CHECKING:
     from darts_async.engines.frozen import FrozenPolicies
@@ -39,6 +58,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+_KEPT_STEPS: Final = 128
+"""Steps that a selector is told of: more than it can lag behind, which is bounded by `max_staleness` (at most 64)."""
+_EPOCH_BITS: Final = 16
 _SCORE_SHARE: Final = 0.25
 """Share of `launch.drain_timeout_s` for the last score, which was sent before the order to stop, to arrive."""
 
@@ -51,11 +73,12 @@ async def run(links: LearnerLinks, config: Config, trainer: Trainer | None = Non
     learner = _Learner(links, config)
     try:
         async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(learner.policy.serve())
+            helpers = [tasks.create_task(learner.serve()), tasks.create_task(learner.heed_losses())]
             await learner.work(trainer)
-            serving.cancel()
+            for helper in helpers:
+                helper.cancel()
     finally:
-        learner.torch.shutdown(wait=False, cancel_futures=True)
+        learner.close()
 
 
 def _parity_limit(config: Config) -> float | None:
@@ -65,10 +88,9 @@ def _parity_limit(config: Config) -> float | None:
     return config.learner.max_parity_diff or GROSS_LIMITS[precision_of(config)]
 
 
-def _load(config: Config, store: WeightStore) -> Trainer:
+def _load(config: Config) -> Trainer:
     from darts_async.engines.trainer import load_trainer  # noqa: PLC0415 - seconds of imports, off the event loop
 
-    store.clear()
     return load_trainer(config)
 
 
@@ -77,62 +99,203 @@ class _Learner:
         self._links = links
         self._config = config
         self._supervisor = links.supervisor
-        paths = RunPaths.of(config)
-        self._checkpoints = Checkpoints(paths.checkpoints, config.checkpoint.keep)
+        self._paths = paths = RunPaths.of(config)
         self._store = WeightStore(paths.weights, config.generator.replicas)
         self._eta = eta_of(config)
         self._record = TrainingRecord()
         self._first_step = FirstStep(_parity_limit(config))
         self._schedule = EvalSchedule.of(config)
-        self._keeps_best = self._schedule.every_steps > 0 and config.checkpoint.keep_best
         self._limits = RunLimits.of(config)
         self._ended_by: EndedBy | None = None
-        self._saved = 0
-        self._scored = 0
-        """The latest version whose held-out score is here."""
-        self._score_news = asyncio.Event()
-        self.policy = PolicyServer(links.policy, self._store, self._schedule, self._take_score)
+        self._spool = Spool(paths.spool)
+        self._journal = StepJournal(paths.spool)
+        self._saving = Saving(config, self._schedule, self._spool, self._on_torch)
+        self.policy = PolicyServer(links.policy, self._store, self._schedule, self._saving.take_score)
+        self._is_up = asyncio.Event()
+        """It is what an earlier start of the learner was, if there was one."""
+        self._epoch = 0
+        """Groups of an earlier one are void; see `TrainGroup.epoch`."""
+        self._answered = 0
+        """The last epoch that the selector has answered."""
+        self._open = SpooledStep()
+        """Of the open step, what an earlier start of the learner had received."""
+        self._swept: set[int] = set()
+        """Groups that an earlier start swept in the open step: they may come again, and count once."""
+        self._steps: deque[TrainedStep] = deque(maxlen=_KEPT_STEPS)
+        self._telling = asyncio.Lock()
+        """What the selector is told of steps and of the state reaches the link in the order it became true."""
         self.torch = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._trainer: Trainer | None = None
         self._frozen: FrozenPolicies | None = None
         """Of the trainer, where the config needs any."""
         self._ahead: ScoreAhead | None = None
         """Where tokens are streamed."""
+        self._goes_on = self._supervisor.incarnation > 0 or self._supervisor.resumed
+        if not self._goes_on:
+            self._is_up.set()
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
     async def work(self, trainer: Trainer | None) -> None:
         supervisor = self._supervisor
         supervisor.state = "loading the policy"
+        await asyncio.to_thread(self._clean, fresh=not self._goes_on, all_weights=trainer is None)
         self._trainer = trainer
         if trainer is None:
             await self._unless_stopping(self._load())
-        if self._trainer is not None and (needs_reference(self._config) or needs_proximal(self._config)):
-            self._frozen = self._trainer.frozen
-            if streams_tokens(self._config):
-                self._ahead = ScoreAhead(self._links.chunks, self._frozen, self._submit)
+        if self._trainer is not None:
+            self._saving.trainer = self._trainer
+            if needs_reference(self._config) or needs_proximal(self._config):
+                self._frozen = self._trainer.frozen
+                if streams_tokens(self._config):
+                    self._ahead = ScoreAhead(self._links.chunks, self._frozen, self._submit)
+        if self._goes_on and not supervisor.stopping.is_set():
+            await self._unless_stopping(self._take_up())
         if not supervisor.stopping.is_set():
             await supervisor.ready()
         async with self._ahead.running() if self._ahead else contextlib.nullcontext():
             await self._train()
         supervisor.state = "draining"
-        await self._links.steps.send(StreamEnd(role="learner", rank=self._links.rank))
-        await self._checkpoint_last()
-        await self._last_score()
+        await self._drain()
         if self._trainer is not None and trainer is None:
             await self._on_torch(self._trainer.close)
-        summary = {**self._record.summary(), "policy_version": float(self.policy.version)}
+        summary = {**self._record.summary(), "policy_version": float(self._journal.version)}
         if self._ended_by is not None:
             summary[f"ended_by/{self._ended_by}"] = 1.0
         await supervisor.finish(summary)
 
+    def _clean(self, *, fresh: bool, all_weights: bool) -> None:
+        """Remove what an earlier run, or a half-written version of an earlier start, left behind."""
+        if not fresh:
+            self._store.clear_partial()
+            return
+        self._spool.clear()
+        if all_weights:
+            self._store.clear()
+
     async def _load(self) -> None:
-        self._trainer = await self._on_torch(_load, self._config, self._store)
+        self._trainer = await self._on_torch(_load, self._config)
+
+    async def _drain(self) -> None:
+        """Say that nothing follows; keep what the run came to."""
+        version = self.policy.version
+        if self._is_up.is_set():
+            # The open step is given up: the selector ends its groups, so nobody may train them later.
+            await self._spool.sync()
+            await asyncio.to_thread(self._spool.drop_from, version)
+        await self._links.steps.send(StreamEnd(role="learner", rank=self._links.rank))
+        await self._saving.last(version)
+        done = self._ended_by is not None and self._supervisor.stop_reason == "done"
+        wait_s = _SCORE_SHARE * self._config.launch.drain_timeout_s if done else 0.0
+        await self._saving.last_score(version, wait_s)
+        if done:
+            await self._saving.finished()
+
+    async def serve(self) -> None:
+        """Serve the policy until cancelled."""
+        await self._is_up.wait()
+        await self.policy.serve()
+
+    async def heed_losses(self) -> None:
+        """Tell a selector that is started anew what there is, until cancelled."""
+        await self._is_up.wait()
+        while True:
+            lost = await self._supervisor.losses.get()
+            if lost.role == "selector":
+                await self._tell_state()
+
+    def close(self) -> None:
+        """Let go of threads and files."""
+        self.torch.shutdown(wait=False, cancel_futures=True)
+        self._spool.close()
+        self._journal.close()
+
+    # --- after a loss -----------------------------------------------------------------------------------------------
+
+    async def _take_up(self) -> None:
+        """Become what the earlier start of the learner was, and say so. Cancelled when the run stops."""
+        assert self._trainer is not None
+        self._supervisor.state = "taking up the run"
+        await asyncio.to_thread(self._journal.read, self._remember)
+        version = self._journal.version
+        await self._saving.restore()
+        await replay_steps(
+            self._trainer,
+            self._spool,
+            (self._paths.recovery, self._paths.checkpoints),
+            version,
+            groups_per_step=self._config.group.groups_per_step,
+            on_torch=self._on_torch,
+            on_version=self._passed,
+        )
+        if version:
+            # In the place of the file that is there, if it is: on a GPU the weights are not the same to the last bit.
+            await self._on_torch(self._trainer.publish, self._store.path_of(version))
+        self._open = await asyncio.to_thread(self._spool.read, version)
+        self.policy.resume(version, last=self._ended_by is not None)
+        self._is_up.set()
+        await self._tell_state()
+        if self._record.last is not None:
+            # Its report may have been lost with the one who made it; a repeated one is not counted.
+            await self._supervisor.send(StepMetrics(step=version - 1, values=self._record.last.values))
+
+    def _remember(self, step: FinishedStep) -> None:
+        self._record.restore(step)
+        self._steps.append(TrainedStep(step.version, step.group_ids))
+        self._ended_by = step.ended_by or None
+        self._saving.ended = self._ended_by is not None
+
+    async def _passed(self, version: int) -> None:
+        """A version that was made before is there again: whoever evaluates it may still ask for its file."""
+        assert self._trainer is not None
+        self._supervisor.state = f"taking up the run at version {version}"
+        if self._schedule.is_due(version) and not self._store.path_of(version).exists():
+            await self._on_torch(self._trainer.publish, self._store.path_of(version))
+
+    async def _tell_state(self) -> None:
+        """Begin an epoch: the selector sends again what is not in this state; what it sent before is void."""
+        async with self._telling:
+            self._epoch = max(self._epoch, self._supervisor.incarnation << _EPOCH_BITS) + 1
+            state = LearnerState(
+                epoch=self._epoch,
+                version=self._journal.version,
+                steps=tuple(self._steps),
+                received=(*(group.group_id for group in self._open.groups), *self._record.group_ids),
+                last=self._ended_by is not None,
+            )
+            await self._spool.sync()
+            await self._links.steps.send(state)
+
+    async def _await_selector(self) -> None:
+        """Until the selector has heard of the state. Cancelled when the run stops."""
+        self._supervisor.state = "waiting for the selector"
+        while self._answered < self._epoch:
+            message = await self._links.groups.recv()
+            if not isinstance(message, TrainGroup):  # groups before the answer are void
+                await self._heed(message)
+
+    async def _heed(self, message: StateTaken | ChunksDropped | StreamEnd) -> None:
+        match message:
+            case ChunksDropped():
+                self._drop_chunks(message.candidate_ids)
+            case StreamEnd():
+                await self._stream_ended()
+            case StateTaken() if message.epoch == self._epoch:
+                self._answered = message.epoch
+                over = frozenset(message.over)
+                if over.intersection(self._record.group_ids):
+                    raise ProtocolError(f"the selector has ended groups that are being trained: {sorted(over)}")
+                if over:
+                    _log.info("%d groups that were received are over", len(over))
+                    self._open = self._open.without(over)
+                    await self._spool.replace(self._journal.version, self._open)
 
     async def _train(self) -> None:
         stopping = self._supervisor.stopping
         self._record.begin(time.monotonic())
         self._show()
+        if self._answered < self._epoch:
+            await self._unless_stopping(self._await_selector())
         while self._ended_by is None and not stopping.is_set():
             await self._unless_stopping(self._gather())
             if not stopping.is_set():
@@ -140,7 +303,8 @@ class _Learner:
         if self._trainer is not None and stopping.is_set():
             self._trainer.abandon()
         elif not stopping.is_set():
-            await self._checkpoint_last()
+            self._supervisor.state = "writing the checkpoint"
+            await self._saving.last(self.policy.version)
             self._supervisor.state = "done, serving the last weights"
             await self._unless_stopping(self._discard_groups())
 
@@ -169,42 +333,57 @@ class _Learner:
 
     async def _gather(self) -> None:
         """Take groups until the step is full, with their gradients. Cancelled when the run stops."""
-        assert self._trainer is not None
         size = self._config.group.groups_per_step
         whole_batch = self._config.pipeline.mode == "sync"
-        min_chunk, left = self._config.queues.min_chunk, size
-        waiting: list[TrainGroup] = []
-        while len(self._record.group_ids) < size:
-            self._supervisor.state = f"waiting for groups ({len(self._record.group_ids)}/{size})"
-            began = time.monotonic()
-            waiting += await self._receive(size - len(self._record.group_ids))
-            arrived = time.monotonic()
-            self._record.waited(arrived - began)
-            if len(waiting) < groups_wanted(left=left, min_chunk=min_chunk, whole_batch=whole_batch):
-                continue
-            self._supervisor.state = f"training step {self.policy.version + 1}"
-            sums = await self._on_torch(self._trainer.accumulate, waiting)
-            self._first_step.add(
-                tokens=sums.same_version_tokens,
-                diff_sum=sums.same_version_diff,
-                diff_max=sums.same_version_diff_max,
-            )
-            self._record.computed(time.monotonic() - arrived)
-            left -= len(waiting)
-            waiting = []
+        min_chunk = self._config.queues.min_chunk
+        received, self._open = self._open, SpooledStep()
+        for group in received.groups:
+            self._accept(group)
+        for chunk in received.chunks:
+            await self._accumulate(chunk)
+        left, waiting = size - received.num_trained, received.waiting
+        self._swept = set(received.refused)
+        while left:
+            wanted = groups_wanted(left=left, min_chunk=min_chunk, whole_batch=whole_batch)
+            if len(waiting) < wanted:
+                waiting = waiting + await self._receive(left - len(waiting))
+            is_chunk = len(waiting) >= wanted
+            if is_chunk:
+                self._spool.put(self.policy.version, Chunk(num_groups=len(waiting)))
+            await self._spool.sync()
+            if is_chunk:
+                await self._accumulate(waiting)
+                left, waiting = left - len(waiting), []
+
+    async def _accumulate(self, groups: list[TrainGroup]) -> None:
+        assert self._trainer is not None
+        self._supervisor.state = f"training step {self.policy.version + 1}"
+        began = time.monotonic()
+        sums = await self._on_torch(self._trainer.accumulate, groups)
+        self._first_step.add(
+            tokens=sums.same_version_tokens,
+            diff_sum=sums.same_version_diff,
+            diff_max=sums.same_version_diff_max,
+        )
+        self._record.computed(time.monotonic() - began)
 
     async def _receive(self, limit: int) -> list[TrainGroup]:
-        """Wait for a group, and take with it what else is here already, up to `limit`: fewer, fuller micro-batches."""
+        """Wait for a group, and take with it what else is here already, up to `limit`: fewer, fuller micro-batches.
+
+        They are put into the spool, not synced.
+        """
+        size = self._config.group.groups_per_step
+        self._supervisor.state = f"waiting for groups ({len(self._record.group_ids)}/{size})"
+        began = time.monotonic()
         accepted: list[TrainGroup] = []
         while len(accepted) < limit and (not accepted or self._links.groups.stats.depth):
             message = await self._links.groups.recv()
             self._show()
-            if isinstance(message, StreamEnd):
-                await self._stream_ended()
-            elif isinstance(message, ChunksDropped):
-                self._drop_chunks(message.candidate_ids)
-            elif await self._admit(message):
+            if not isinstance(message, TrainGroup):
+                await self._heed(message)
+            elif message.epoch == self._epoch and await self._admit(message):
                 accepted.append(message)
+        self._record.waited(time.monotonic() - began)
         return accepted
 
     async def _admit(self, group: TrainGroup) -> bool:
@@ -227,15 +406,20 @@ class _Learner:
             raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
         stale = staleness(version, group.oldest_version)
         if stale > self._eta:
-            record.num_swept += 1
+            record.num_swept += group.group_id not in self._swept
+            self._spool.put(version, Refused(group_id=group.group_id))
             _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, self._eta)
             self._drop_chunks(group.candidate_ids)
             await self._links.steps.send(GroupSwept(group_id=group.group_id, staleness=stale))
             return False
+        self._spool.put(version, group)  # and accepted, without a wait in between: see `_tell_state`
+        self._accept(group)
+        return True
+
+    def _accept(self, group: TrainGroup) -> None:
         if self._frozen is not None:
             self._frozen.arrived(group.group_id)
-        record.accept(group, version)
-        return True
+        self._record.accept(group, self.policy.version)
 
     def _drop_chunks(self, candidate_ids: Iterable[int]) -> None:
         if self._ahead is not None:
@@ -261,7 +445,7 @@ class _Learner:
         try:
             stats = await self._on_torch(self._trainer.apply_step)
         except RunFailed:
-            await self._checkpoint_last()  # the weights are the last good ones
+            await self._saving.last(self.policy.version)  # the weights are the last good ones
             raise
         self._ended_by = self._limits.ended_by(
             version=stats.version,
@@ -269,34 +453,42 @@ class _Learner:
             trained_tokens=self._record.trained_tokens,
         )
         last = self._ended_by is not None
+        self._saving.ended = last
         if last:
             _log.info("training ends with version %d: %s", stats.version, self._ended_by)
         self._supervisor.state = f"publishing version {stats.version}"
         began = time.monotonic()
         await self._on_torch(self._trainer.publish, self._store.path_of(stats.version))
         publish_ms = 1e3 * (time.monotonic() - began)
-        await self.policy.publish(stats.version, last=last)
-        await self._links.steps.send(StepDone(version=stats.version, group_ids=self._record.group_ids, last=last))
-        await self._report(stats, publish_ms)
-        if not last and (self._is_periodic(stats.version) or self._awaits_score(stats.version)):
-            await self._checkpoint(stats.version)
+        group_ids = self._record.group_ids
+        async with self._telling:
+            values = self._finish_step(stats, publish_ms)
+            assert self._record.last is not None
+            await self._journal.append(self._record.last)
+            self._steps.append(TrainedStep(stats.version, group_ids))
+            await self.policy.publish(stats.version, last=last)
+            await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
+        self._show()
+        await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
+        if not last:
+            self._supervisor.state = "writing a checkpoint"
+            await self._saving.after_step(stats.version)
 
-    async def _report(self, stats: StepStats, publish_ms: float) -> None:
+    def _finish_step(self, stats: StepStats, publish_ms: float) -> dict[str, float]:
         trainer = {
             **stats.sums.metrics(),
             **stats.observed,
             "learner/grad_norm": stats.grad_norm,
             "learner/lr": stats.lr,
         }
-        values = self._record.finish_step(
+        return self._record.finish_step(
             now_s=time.monotonic(),
             version=stats.version,
             skipped=stats.skipped,
             publish_ms=publish_ms,
             trainer=trainer,
+            ended_by=self._ended_by,
         )
-        self._show()
-        await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
 
     def _show(self) -> None:
         self._supervisor.gauges |= {
@@ -305,52 +497,6 @@ class _Learner:
             "policy_version": float(self.policy.version),
             "queue/ready_groups/depth": float(self._links.groups.stats.depth),
         }
-
-    # --- checkpoints --------------------------------------------------------------------------------------------------
-
-    def _is_periodic(self, version: int) -> bool:
-        every = self._config.checkpoint.every_steps
-        return every > 0 and version % every == 0
-
-    def _awaits_score(self, version: int) -> bool:
-        """Whether the version is evaluated and may turn out to be the best: those of the schedule, and the last."""
-        return self._keeps_best and (self._schedule.is_due(version) or self._ended_by is not None)
-
-    async def _checkpoint_last(self) -> None:
-        version = self.policy.version
-        if version > self._saved:
-            await self._checkpoint(version, last=True)
-        elif version:
-            await self._checkpoints.written(version, last=True)
-
-    async def _checkpoint(self, version: int, *, last: bool = False) -> None:
-        assert self._trainer is not None
-        self._supervisor.state = "writing the checkpoint" if last else "writing a checkpoint"
-        folder = self._checkpoints.path_of(version)
-        await self._on_torch(self._trainer.save_checkpoint, folder)
-        self._saved = version
-        _log.info("checkpoint %s", folder)
-        await self._checkpoints.written(
-            version, periodic=self._is_periodic(version), awaits_score=self._awaits_score(version), last=last
-        )
-
-    async def _take_score(self, message: PolicyScored) -> None:
-        self._scored = max(self._scored, message.version)
-        if self._keeps_best:
-            await self._checkpoints.scored(message.version, message.reward, message.response_length)
-        self._score_news.set()
-
-    async def _last_score(self) -> None:
-        """At the end of a complete run the last version's score counts too; it is on its way here."""
-        if self._keeps_best and self._ended_by is not None and self._supervisor.stop_reason == "done":
-            try:
-                async with asyncio.timeout(_SCORE_SHARE * self._config.launch.drain_timeout_s):
-                    while self._scored < self.policy.version:
-                        self._score_news.clear()
-                        await self._score_news.wait()
-            except TimeoutError:
-                _log.warning("no held-out score of version %d: the last checkpoint is not ranked", self.policy.version)
-        await self._checkpoints.ended()
 
 
 if __name__ == "__main__":

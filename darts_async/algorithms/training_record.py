@@ -1,7 +1,8 @@
 """The learner's bookkeeping: what one step came to, and what the run came to. Pure; times are handed in.
 
 Staleness is that of `algorithms.staleness`: versions between the policy about to be updated and a token's own. Its
-mean is over tokens, its max over groups, which is the number that the bound holds for.
+mean is over tokens, its max over groups, which is the number that the bound holds for. Times are kept as seconds since
+training began, over all starts of the learner: what it remembers of them can be restored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from darts_async.algorithms.finished_step import FinishedStep
+from darts_async.algorithms.limits import EndedBy
 from darts_async.algorithms.staleness import staleness
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ class _Step:
     """What adds up while a step is open."""
 
     began_s: float
+    """Since training began."""
     group_ids: list[int] = field(default_factory=list)
     num_responses: int = 0
     reward: float = 0.0
@@ -41,7 +45,8 @@ class TrainingRecord:
 
     def __init__(self) -> None:
         self._step = _Step(0.0)
-        self._began_s = 0.0
+        self._origin_s = 0.0
+        """When training began, had this learner been there all the time."""
         self._steady_s: float | None = None
         """End of the first step."""
         self._steady_wait_s = 0.0
@@ -58,6 +63,8 @@ class TrainingRecord:
         self.num_swept = 0
         self.num_groups = 0
         """Groups accepted, in all steps."""
+        self.last: FinishedStep | None = None
+        """The step that was finished last."""
 
     @property
     def group_ids(self) -> tuple[int, ...]:
@@ -66,7 +73,14 @@ class TrainingRecord:
 
     def begin(self, now_s: float) -> None:
         """Training begins: the clock of the first step starts."""
-        self._began_s = self._end_s = self._step.began_s = now_s
+        self._origin_s = now_s - self._end_s
+
+    def restore(self, step: FinishedStep) -> None:
+        """Enter a step that an earlier start of the learner finished; all of them in order, before `begin`."""
+        self.num_groups += len(step.group_ids)
+        self.num_swept = step.num_swept
+        self._enter(step)
+        self._step = _Step(self._end_s)
 
     def accept(self, group: TrainGroup, version: int) -> None:
         """A group enters the open step, which updates `version`."""
@@ -88,29 +102,19 @@ class TrainingRecord:
         self._step.forward_backward_s += seconds
 
     def finish_step(
-        self, *, now_s: float, version: int, skipped: bool, publish_ms: float, trainer: Mapping[str, float]
+        self,
+        *,
+        now_s: float,
+        version: int,
+        skipped: bool,
+        publish_ms: float,
+        trainer: Mapping[str, float],
+        ended_by: EndedBy | None = None,
     ) -> dict[str, float]:
         """Close the step that made `version`; return its metrics. Numbers that are not finite are left out."""
-        step, self._step = self._step, _Step(now_s)
-        wall_s = now_s - step.began_s
-        if self._steady_s is None:
-            self._steady_s = now_s
-            self._parity = {
-                key: trainer[name]
-                for key, name in (("mean", "learner/logprob_diff_mean"), ("max", "learner/logprob_diff_max"))
-                if name in trainer
-            }
-        else:
-            self._steady_wait_s += step.wait_s
-        self._end_s = now_s
-        self._wait_s += step.wait_s
-        self._tokens += step.tokens
-        self._staleness_tokens += step.staleness_tokens
-        self._staleness_max = max(self._staleness_max, step.staleness_max)
-        self.num_skipped += skipped
-        self._publish_ms.append(publish_ms)
-        self._rewards.append(step.reward / max(step.num_responses, 1))
-        self._lengths.append(step.tokens / max(step.num_responses, 1))
+        step, end_s = self._step, now_s - self._origin_s
+        self._step = _Step(end_s)
+        wall_s = end_s - step.began_s
         values = {
             **trainer,
             "learner/step_s": wall_s,
@@ -118,14 +122,54 @@ class TrainingRecord:
             "learner/forward_backward_s": step.forward_backward_s,
             "learner/publish_ms": publish_ms,
             "learner/idle_ratio": step.wait_s / wall_s if wall_s > 0 else 0.0,
-            "learner/skipped_steps": float(self.num_skipped),
-            "reward/kept": self._rewards[-1],
-            "response_length/kept": self._lengths[-1],
+            "learner/skipped_steps": float(self.num_skipped + skipped),
+            "reward/kept": step.reward / max(step.num_responses, 1),
+            "response_length/kept": step.tokens / max(step.num_responses, 1),
             "staleness/mean": step.staleness_tokens / max(step.tokens, 1),
             "staleness/max": float(step.staleness_max),
             "policy_version": float(version),
         }
-        return {name: value for name, value in values.items() if math.isfinite(value)}
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._enter(
+            FinishedStep(
+                version=version,
+                group_ids=tuple(step.group_ids),
+                num_responses=step.num_responses,
+                tokens=step.tokens,
+                reward=step.reward,
+                staleness_tokens=step.staleness_tokens,
+                staleness_max=step.staleness_max,
+                wait_s=step.wait_s,
+                elapsed_s=end_s,
+                publish_ms=publish_ms,
+                skipped=skipped,
+                num_swept=self.num_swept,
+                ended_by=ended_by or "",
+                values=values,
+            )
+        )
+        return values
+
+    def _enter(self, step: FinishedStep) -> None:
+        if self._steady_s is None:
+            self._steady_s = step.elapsed_s
+            self._parity = {
+                key: step.values[name]
+                for key, name in (("mean", "learner/logprob_diff_mean"), ("max", "learner/logprob_diff_max"))
+                if name in step.values
+            }
+        else:
+            self._steady_wait_s += step.wait_s
+        self._end_s = step.elapsed_s
+        self._wait_s += step.wait_s
+        self._tokens += step.tokens
+        self._staleness_tokens += step.staleness_tokens
+        self._staleness_max = max(self._staleness_max, step.staleness_max)
+        self.num_skipped += step.skipped
+        self._publish_ms.append(step.publish_ms)
+        self._rewards.append(step.reward / max(step.num_responses, 1))
+        self._lengths.append(step.tokens / max(step.num_responses, 1))
+        self.last = step
 
     @property
     def trained_tokens(self) -> int:
@@ -134,7 +178,7 @@ class TrainingRecord:
 
     def wall_s(self, now_s: float) -> float:
         """Seconds since training began."""
-        return now_s - self._began_s
+        return now_s - self._origin_s
 
     @property
     def idle_ratio(self) -> float:
@@ -142,12 +186,11 @@ class TrainingRecord:
         first evaluation and for the first rollouts of the run, which no queue depth can change."""
         if self._steady_s is not None and self._end_s > self._steady_s:
             return self._steady_wait_s / (self._end_s - self._steady_s)
-        wall_s = self._end_s - self._began_s
-        return self._wait_s / wall_s if wall_s > 0 else 0.0
+        return self._wait_s / self._end_s if self._end_s > 0 else 0.0
 
     def summary(self) -> dict[str, float]:
         """The learner's part of `summary.json`, over finished steps. What was never measured is left out."""
-        wall_s = self._end_s - self._began_s
+        wall_s = self._end_s
         summary = {
             "steps": float(len(self._rewards)),
             "skipped_steps": float(self.num_skipped),

@@ -147,6 +147,8 @@ def _carry_out(trainer: PolicyTrainer, command: Command, groups: list[TrainGroup
         trainer.publish(Path(command.path))
     elif command.action == "save_checkpoint":
         trainer.save_checkpoint(Path(command.path))
+    elif command.action == "save_recovery":
+        trainer.save_recovery(Path(command.path))
     elif command.action == "load_checkpoint":
         trainer.load_checkpoint(Path(command.path))
     else:

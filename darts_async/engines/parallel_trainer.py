@@ -116,6 +116,10 @@ class ParallelTrainer:
         """See `PolicyTrainer`."""
         self._together("save_checkpoint", lambda: self._core.save_checkpoint(folder), path=folder)
 
+    def save_recovery(self, folder: Path) -> None:
+        """See `PolicyTrainer`."""
+        self._together("save_recovery", lambda: self._core.save_recovery(folder), path=folder)
+
     def load_checkpoint(self, folder: Path) -> None:
         """See `PolicyTrainer`."""
         self._together("load_checkpoint", lambda: self._core.load_checkpoint(folder), path=folder)

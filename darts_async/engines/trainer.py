@@ -274,14 +274,21 @@ class PolicyTrainer:
     def save_checkpoint(self, folder: Path) -> None:
         """Write a Hugging Face folder of the current weights and, with `checkpoint.optimiser`, what is needed to go on
         from them; complete or not at all."""
+        self._save(folder, whole=self._config.checkpoint.optimiser)
+
+    def save_recovery(self, folder: Path) -> None:
+        """Write a checkpoint that can be gone on from, whatever `checkpoint.optimiser` says."""
+        self._save(folder, whole=True)
+
+    def _save(self, folder: Path, *, whole: bool) -> None:
         further: list[Callable[[Path], None]] = []
-        if self._config.checkpoint.optimiser:
+        if whole:
             state = TrainingState(self.version, self._bad_steps, self._optimiser.state_dict(), random_state())
             further.append(lambda partial: save_training_state(partial / STATE_FOLDER, state))
         model = self._accelerator.unwrap_model(self._model)
-        whole = whole_state(model) if self._ranks.sharded else None
+        weights = whole_state(model) if self._ranks.sharded else None
         if self._ranks.main:
-            write_checkpoint(folder, model, self._source, further, state=whole)
+            write_checkpoint(folder, model, self._source, further, state=weights)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from a checkpoint, between two steps: the next one is the one that would have followed.

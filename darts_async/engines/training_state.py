@@ -10,24 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from darts_async.engines.restart_points import FOLDER, FORMAT, HEADER, MAX_HEADER_BYTES, TENSORS
 from darts_async.errors import ProtocolError
 
 __all__ = ["FOLDER", "TrainingState", "load_training_state", "random_state", "restore_random", "save_training_state"]
 
-FOLDER: Final = "training_state"
-"""Within a checkpoint: engines look for weights in the checkpoint's own folder only."""
-
-_FORMAT: Final = 1
-_HEADER: Final = "header.json"
-_TENSORS: Final = "tensors.safetensors"
-_MAX_HEADER_BYTES: Final = 100_000_000
 _OPTIMISER, _RANDOM = "optimiser.", "random."
 
 
@@ -59,20 +53,20 @@ def save_training_state(folder: Path, state: TrainingState) -> None:
     tensors = {f"{_OPTIMISER}{name}": tensor for name, tensor in state.optimiser.items()}
     tensors |= {f"{_RANDOM}{name}": tensor for name, tensor in state.random.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = _Header(_FORMAT, state.version, state.bad_steps, _layout(tensors))
-    save_file(tensors, folder / _TENSORS)
-    (folder / _HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header)) + b"\n")
+    header = _Header(FORMAT, state.version, state.bad_steps, _layout(tensors))
+    save_file(tensors, folder / TENSORS)
+    (folder / HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header)) + b"\n")
 
 
 def load_training_state(folder: Path) -> TrainingState:
     """Read it back, on the CPU. Raises `ProtocolError` when it is missing, damaged, or of another format."""
     try:
-        if (size := (folder / _HEADER).stat().st_size) > _MAX_HEADER_BYTES:
-            raise ProtocolError(f"{folder / _HEADER} has {size} bytes")
-        header = msgspec.json.decode((folder / _HEADER).read_bytes(), type=_Header)
-        if header.format != _FORMAT:
-            raise ProtocolError(f"{folder} has format {header.format}, this version reads {_FORMAT}")
-        tensors = load_file(folder / _TENSORS)
+        if (size := (folder / HEADER).stat().st_size) > MAX_HEADER_BYTES:
+            raise ProtocolError(f"{folder / HEADER} has {size} bytes")
+        header = msgspec.json.decode((folder / HEADER).read_bytes(), type=_Header)
+        if header.format != FORMAT:
+            raise ProtocolError(f"{folder} has format {header.format}, this version reads {FORMAT}")
+        tensors = load_file(folder / TENSORS)
     except OSError as error:
         raise ProtocolError(f"cannot read the training state {folder}: {error.strerror or error}") from error
     except (msgspec.MsgspecError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from darts_async.transport.codec import DEFAULT_MAX_BYTES, Frame
 __all__ = ["Action", "Command", "Done", "FromWorker", "Here", "ToWorker", "WorkerSetup", "read_frames", "write_frames"]
 
 Action: TypeAlias = Literal[
-    "accumulate", "apply_step", "publish", "save_checkpoint", "load_checkpoint", "abandon", "close"
+    "accumulate", "apply_step", "publish", "save_checkpoint", "save_recovery", "load_checkpoint", "abandon", "close"
 ]
 
 
