@@ -124,6 +124,117 @@ def bench(
     sys.exit(run_table(cells, Path(out).absolute(), TABLES[table], cell_timeout_s=cell_timeout, readme=readme))
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--kill", default="", metavar="ROLE,...", help="Roles whose processes are killed (SIGKILL).")
+@click.option("--stop", default="", metavar="ROLE,...", help="Roles that stand still for a while (SIGSTOP).")
+@click.option("--delay", default="", metavar="ROLE,...", help="Roles that are held up many times a second.")
+@click.option("--kills", type=click.IntRange(1, 1000), default=1, show_default=True, help="Kills of each of them.")
+@click.option("--stops", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stops of each of them.")
+@click.option("--delays", type=click.IntRange(1, 1000), default=1, show_default=True, help="Delays of each of them.")
+@click.option("--stop-s", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, help="Length of a stop.")
+@click.option("--delay-s", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, help="Length of delays.")
+@click.option("--gap-s", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help="Mean pause before one.")
+@click.option("--recover-s", type=click.FloatRange(1, 3600), default=120.0, show_default=True, help="Longest recovery.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the schedule.")
+@click.option("--overlap", is_flag=True, help="Do not wait for the recovery before the next fault.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
+def chaos(
+    arguments: tuple[str, ...],
+    kill: str,
+    stop: str,
+    delay: str,
+    kills: int,
+    stops: int,
+    delays: int,
+    stop_s: float,
+    delay_s: float,
+    gap_s: float,
+    recover_s: float,
+    seed: int,
+    overlap: bool,
+) -> None:
+    """Train under faults, and check that nothing came of them: kills, stops and delays of the run's own processes.
+
+    ROLE is generator (one of them is drawn), generator-1, selector, allocator, learner, or all. The order and the gaps
+    follow from the seed; a fault comes when the run has recovered from the one before. Status 0 when the run reached
+    its steps, every fault was recovered from, the ledger passes its check and no process is left.
+
+    \b
+        darts-async chaos --kill generator --kills 3 --generator.engine sim
+        darts-async chaos my.toml --kill all --stop learner --stop-s 20 --run.steps 60
+    """
+    source, overrides = parse_arguments(arguments)
+    from darts_async.algorithms.chaos_schedule import ChaosPlan  # noqa: PLC0415 - late, see above
+    from darts_async.config import load_config  # noqa: PLC0415
+    from darts_async.launcher.chaos_command import chaos as run_it  # noqa: PLC0415
+    from darts_async.launcher.preflight import check  # noqa: PLC0415
+
+    wanted = ChaosPlan(
+        kill=_names(kill),
+        stop=_names(stop),
+        delay=_names(delay),
+        kills=kills,
+        stops=stops,
+        delays=delays,
+        stop_s=stop_s,
+        delay_s=delay_s,
+        gap_s=gap_s,
+        seed=seed,
+        overlap=overlap,
+    )
+    if not (wanted.kill or wanted.stop or wanted.delay):
+        raise click.UsageError("name who is to suffer: --kill, --stop or --delay")
+    sys.exit(run_it(check(load_config(source, overrides), source), wanted, recover_s=recover_s))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+def status(run: str, as_json: bool) -> None:
+    """Ask a live run how it is: roles, queues, who waits for whom, the last warnings.
+
+    RUN is a run folder. Exit status 1: the run is over, or does not answer.
+
+    \b
+        darts-async status runs/quickstart-1
+    """
+    from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from darts_async.launcher.status import status as show  # noqa: PLC0415
+
+    sys.exit(show(Path(run).absolute(), Console(), as_json=as_json))
+
+
+@cli.command("set")
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.argument("assignments", nargs=-1, required=True, metavar="SECTION.KEY=VALUE ...")
+def set_live(run: str, assignments: tuple[str, ...]) -> None:
+    """Change settings of a live run: all of them, or none when one cannot be.
+
+    Live are queues.in_flight_groups, queues.oversample_groups, queues.min_chunk, allocation.budget,
+    pipeline.max_staleness, run.max_wall_s, run.max_trained_tokens, checkpoint.every_steps and launch.stall_s. What is
+    under way keeps what it was started with: a lower max_staleness holds for groups that start from then on. The
+    change is written into the ledger; config.live.toml in the run folder has the config as it is now.
+
+    \b
+        darts-async set runs/quickstart-1 queues.in_flight_groups=24 pipeline.max_staleness=2
+        darts-async set runs/quickstart-1 run.max_wall_s=none
+    """
+    from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from darts_async.launcher.status import set_live as change  # noqa: PLC0415
+
+    sys.exit(change(Path(run).absolute(), assignments, Console()))
+
+
 @cli.command()
 @click.option("--check", is_flag=True, help="Verify the books; exit status 1 names every violation (the first 20).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")

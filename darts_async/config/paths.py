@@ -31,6 +31,16 @@ class RunPaths:
         return self.root / "config.resolved.toml"
 
     @property
+    def live_config(self) -> Path:
+        """The config with all that was set while the run went on; absent when nothing was."""
+        return self.root / "config.live.toml"
+
+    @property
+    def control_file(self) -> Path:
+        """Where the run is asked and told, while it goes on."""
+        return self.root / "control.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object per learner step."""
         return self.root / "metrics.jsonl"

@@ -21,6 +21,7 @@ import msgspec
 from darts_async.config.rules import encrypts, parse_bind, warnings
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
+from darts_async.launcher.live import LiveRun
 from darts_async.launcher.preflight import Plan
 from darts_async.launcher.restarts import RoleKeeper, Told
 from darts_async.launcher.roles import RoleProcess, Starter
@@ -32,7 +33,9 @@ from darts_async.messages import (
     EvalResult,
     Fault,
     Finished,
+    FromSupervisor,
     Heartbeat,
+    KnobsTaken,
     Ready,
     RoleLost,
     RunComplete,
@@ -95,6 +98,14 @@ class _Supervisor:
         topology_file = Path(folder) / "topology.json"
         starter = Starter(self._config, self._paths, topology_file)
         self._keeper = RoleKeeper(self._config, starter, Told(self._broadcast, self._restarting, self._fail))
+        self._live = LiveRun(
+            self._config,
+            self._paths,
+            self._record,
+            roles=lambda: self._keeper.roles,
+            send=self._tell,
+            warn=self._warn,
+        )
         tasks: list[asyncio.Task[None]] = []
         try:
             topology = Topology(
@@ -105,7 +116,8 @@ class _Supervisor:
             topology_file.write_bytes(msgspec.json.encode(topology))
             await self._keeper.start()
             self._view.roles(self._keeper.roles.values())
-            tasks = [asyncio.create_task(work) for work in (self._keeper.keep(), self._listen(), self._expect_ready())]
+            working = (self._keeper.keep(), self._listen(), self._expect_ready(), self._live.serve(Path(folder)))
+            tasks = [asyncio.create_task(work) for work in working]
             for task in tasks:
                 task.add_done_callback(self._task_ended)
             status, reason = await self._cause
@@ -118,6 +130,7 @@ class _Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)  # before the killing: nothing is started any more
             self._keeper.kill_all()
             await self._keeper.all_exited()
+            await self._live.close()
             await self._control.close(0.2)
             if keys is not None:
                 keys.remove()
@@ -167,7 +180,10 @@ class _Supervisor:
         match message:
             case Heartbeat():
                 role.state, role.gauges = message.state, message.gauges
+                self._live.heard(role, message)
                 self._view.refresh()
+            case KnobsTaken():
+                self._live.taken(role, message)
             case Ready():
                 await self._ready(role, message)
             case StepMetrics():
@@ -201,6 +217,7 @@ class _Supervisor:
             self._begun = True
             self._view.begun()
             await self._broadcast(Begin())
+            self._live.begun()
 
     def _step(self, report: StepMetrics) -> None:
         gauges = self._control.gauges()
@@ -217,6 +234,8 @@ class _Supervisor:
         """A role is back: it hears whom it has missed the loss of, and begins."""
         for loss in self._keeper.missed_by(newcomer):
             await self._tell(newcomer, loss)
+        for order in self._live.knobs.for_newcomer(newcomer):
+            await self._tell(newcomer, order)
         await self._tell(newcomer, Begin())
         self._view.note(f"{newcomer.name} is back")
 
@@ -224,12 +243,13 @@ class _Supervisor:
         for role in self._keeper.present:
             await self._tell(role, message)
 
-    async def _tell(self, role: RoleProcess, message: Begin | Stop | RoleLost) -> None:
+    async def _tell(self, role: RoleProcess, message: FromSupervisor) -> None:
         with contextlib.suppress(LinkBroken):  # it never connected, or is gone: the keeper sees to that
             await self._control.link.send(role.name, message)
 
     async def _wind_down(self, status: Status) -> str:
         """Ask everyone to drain, wait, kill the rest. Return what went wrong meanwhile, or an empty string."""
+        self._live.ends()
         reason = {"done": "done", "interrupted": "interrupted", "failed": "fault"}[status]
         if not self._begun:
             return ""  # nothing was dispatched, nothing is to be drained
@@ -260,4 +280,5 @@ class _Supervisor:
         if not self._begun:
             zeros = {f"{part}/{key}": 0.0 for part in ("rollouts", "tokens") for key in ("generated", *LEDGER_STATES)}
             self._record.add_finished(Finished(role="selector", rank=0, summary=zeros))
-        return self._files.summarise(status, reason)
+        changed = {key: change.new for key, change in self._live.knobs.changed.items()}
+        return self._files.summarise(status, reason, set_live=changed, stalls=self._live.watchdog.num_stalls)
