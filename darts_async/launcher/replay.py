@@ -20,7 +20,7 @@ from darts_async.errors import ConfigError, LedgerDamaged
 from darts_async.messages import LEDGER_STATES
 from darts_async.runtime.ledger_reader import LedgerReader
 
-__all__ = ["Replay", "replay", "show"]
+__all__ = ["Replay", "replay", "show", "verdict"]
 
 _SHOW_EVERY: Final = 8192
 """Records between two updates of the progress bar."""
@@ -135,7 +135,7 @@ def show(result: Replay, console: Console, *, checked: bool, as_json: bool) -> N
         unnamed = result.num_violations - len(result.violations)
         if unnamed:
             _line(console, f"and {unnamed} more")
-        _line(console, _verdict(result))
+        _line(console, verdict(result))
 
 
 def _show_totals(result: Replay, console: Console) -> None:
@@ -178,7 +178,8 @@ def _state(result: Replay) -> str:
     return state
 
 
-def _verdict(result: Replay) -> str:
+def verdict(result: Replay) -> str:
+    """What the check came to, in a line."""
     audit = result.audit
     if result.num_violations:
         return f"check failed: {_count(result.num_violations, 'violation')}"

@@ -1,0 +1,96 @@
+"""What `darts-async chaos` shows and how it ends: the table of faults, the audit of the ledger, the exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from darts_async.algorithms.chaos_schedule import ChaosPlan, Fault, make_schedule
+from darts_async.config.rules import warnings
+from darts_async.launcher import replay
+from darts_async.launcher.chaos import ChaosResult, Outcome, run_chaos
+from darts_async.launcher.preflight import Plan, create_run_folder
+from darts_async.launcher.view import LiveView, PlainView
+
+__all__ = ["chaos", "outcome_table"]
+
+
+def chaos(plan: Plan, wanted: ChaosPlan, *, recover_s: float) -> int:
+    """Run it and print what came of it; return the exit status. Raises `ConfigError`."""
+    console = Console()
+    schedule = make_schedule(wanted, plan.config.generator.replicas)
+    create_run_folder(plan)
+    _line(console, f"run folder: {plan.paths.root}")
+    for text in warnings(plan.config):
+        _line(console, f"warning: {text}")
+    _line(console, f"{len(schedule)} faults (seed {wanted.seed}): {_spell(schedule)}")
+    result = _run(plan, schedule, wanted, recover_s, console)
+    audit = replay.replay(plan.paths.root, Console(stderr=True))
+    console.print(outcome_table(result.outcomes))
+    for text in result.problems:
+        _line(console, f"not fine: {text}")
+    for text in audit.violations:
+        _line(console, f"violation: {text}")
+    _line(console, replay.verdict(audit))
+    _line(console, _verdict(result, audit.num_violations))
+    if result.summary["status"] == "interrupted" and not result.gave_up:
+        return 130
+    return 1 if result.problems or audit.num_violations else 0
+
+
+def _run(plan: Plan, schedule: Sequence[Fault], wanted: ChaosPlan, recover_s: float, console: Console) -> ChaosResult:
+    config = plan.config
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if not console.is_terminal:
+            view = PlainView(console, config.run.steps)
+            return runner.run(run_chaos(plan, view, schedule, recover_s=recover_s, overlap=wanted.overlap))
+        bounds = {"in_flight_groups": config.queues.in_flight_groups, "ready_groups": config.queues.ready_groups}
+        with LiveView(console, config.run.name, config.run.steps, bounds) as live:
+            return runner.run(run_chaos(plan, live, schedule, recover_s=recover_s, overlap=wanted.overlap))
+
+
+def outcome_table(outcomes: Sequence[Outcome]) -> Table:
+    """A row a fault, in the order in which they came."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("fault", "role", "at s", "lasts s", "ready again s", "trained again s"):
+        table.add_column(title, justify="left" if title in {"fault", "role"} else "right")
+    table.add_column("", overflow="fold")
+    for outcome in outcomes:
+        fault = outcome.fault
+        table.add_row(
+            fault.kind,
+            fault.target,
+            _seconds(outcome.at_s),
+            f"{fault.lasts_s:g}" if fault.lasts_s else "",
+            _seconds(outcome.back_s),
+            _seconds(outcome.trained_s),
+            outcome.note or ("not carried out" if outcome.at_s is None else ""),
+        )
+    return table
+
+
+def _verdict(result: ChaosResult, violations: int) -> str:
+    recoveries = result.recoveries_s
+    times = ""
+    if recoveries:
+        times = f"; trained again after {statistics.median(recoveries):.1f} s (median), {max(recoveries):.1f} s (worst)"
+    fine = not result.problems and not violations
+    counted = f"{len(recoveries)} of {len(result.outcomes)} faults recovered from{times}"
+    return f"{'came through' if fine else 'did not come through'}: {counted}"
+
+
+def _spell(schedule: Sequence[Fault]) -> str:
+    return ", ".join(f"{fault.kind} {fault.target}" for fault in schedule) or "none"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
