@@ -197,12 +197,15 @@ class _Learner:
         await self.policy.serve()
 
     async def heed_losses(self) -> None:
-        """Tell a selector that is started anew what there is, until cancelled."""
+        """Tell a selector that is started anew what there is, keep no weights for a generator that is gone, until
+        cancelled."""
         await self._is_up.wait()
         while True:
             lost = await self._supervisor.losses.get()
             if lost.role == "selector":
                 await self._tell_state()
+            elif lost.role == "generator":
+                self.policy.lost(lost.rank)
 
     def close(self) -> None:
         """Let go of threads and files."""

@@ -276,8 +276,8 @@ class Selector:
 
     def on_step_done(self, message: StepDone) -> None:
         """Groups were trained: `kept` becomes `trained`."""
-        if message.version <= self._version:
-            return  # told before: a learner that was started anew cannot know
+        if message.version != self._version + 1:
+            return  # told before, or the one before was lost: a `LearnerState` with both of them follows
         self._version = message.version
         for group_id in message.group_ids:
             group = self._assigned(group_id, "trained")

@@ -9,24 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from darts_async.engines.restart_points import restart_points
 from darts_async.errors import ProtocolError, RunFailed
+from darts_async.messages import TrainGroup
 from darts_async.runtime.spool import Spool
 
-if TYPE_CHECKING:
-    from darts_async.engines.trainer import Trainer
-
-__all__ = ["replay_steps"]
+__all__ = ["MadeVersion", "Replays", "replay_steps"]
 
 _log = logging.getLogger(__name__)
 
 
+class MadeVersion(Protocol):
+    """What a finished step is asked for here."""
+
+    @property
+    def version(self) -> int:
+        """The version that the step made."""
+
+
+class Replays(Protocol):
+    """What a trainer offers here; all of it blocks, on its own thread."""
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises `ProtocolError`."""
+
+    def accumulate(self, groups: Sequence[TrainGroup]) -> object:
+        """Add the gradient of a chunk."""
+
+    def apply_step(self) -> MadeVersion:
+        """Make the next version."""
+
+
 async def replay_steps(
-    trainer: Trainer,
+    trainer: Replays,
     spool: Spool,
     folders: tuple[Path, ...],
     version: int,
@@ -59,7 +78,7 @@ async def replay_steps(
 
 
 async def _start(
-    trainer: Trainer,
+    trainer: Replays,
     spool: Spool,
     folders: tuple[Path, ...],
     version: int,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.config import Config
@@ -20,12 +20,19 @@ from darts_async.owned_files import remove_folder
 from darts_async.runtime.checkpoints import Checkpoints
 from darts_async.runtime.spool import Spool
 
-if TYPE_CHECKING:
-    from darts_async.engines.trainer import Trainer
-
-__all__ = ["Saving"]
+__all__ = ["Saves", "Saving"]
 
 _log = logging.getLogger(__name__)
+
+
+class Saves(Protocol):
+    """What a trainer offers here; both are complete or not at all."""
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write what `checkpoint.optimiser` asks for."""
+
+    def save_recovery(self, folder: Path) -> None:
+        """Write what can be gone on from."""
 
 
 class Saving:
@@ -36,7 +43,7 @@ class Saving:
     ) -> None:
         """`on_torch(function, *arguments)` runs a function on the torch thread."""
         paths = RunPaths.of(config)
-        self.trainer: Trainer | None = None
+        self.trainer: Saves | None = None
         self.ended = False
         """Training is over: the next checkpoint is the last."""
         self._settings = config.checkpoint
