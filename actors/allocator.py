@@ -141,9 +141,9 @@ class _Allocator:
 
     def look(self) -> Outlook:
         """What keeps it from dispatching."""
-        pending = [Pending("selector-0", f"waits for an answer to the plan of group {min(self._accepted)}")]
-        if not self._accepted:
-            pending = self._dispatcher.pending()
+        pending = self._dispatcher.pending()
+        if self._accepted:
+            pending = [Pending("selector-0", f"waits for an answer to the plan of group {min(self._accepted)}")]
         return Outlook(self._num_planned, pending)
 
     async def set_knobs(self, order: SetKnobs) -> str:

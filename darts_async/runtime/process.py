@@ -78,18 +78,18 @@ async def _shell(
         resumed=topology.resumed,
         link_gauges=sockets.gauges,
     )
-    watching = asyncio.create_task(supervisor.run())
     try:
         links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())
-        await run(links, config)
+        async with asyncio.TaskGroup() as tasks:
+            # A role whose reports fail would be deaf and dumb, and pass for silent: it ends with their error instead.
+            watching = tasks.create_task(supervisor.run())
+            await run(links, config)
+            watching.cancel()
     except Exception as error:  # noqa: BLE001 - the outermost frame; reported and logged with its traceback
         return await _report(supervisor, error)
     else:
         return 0
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TransportError):
-            await watching
         await sockets.close(_LINGER_S)
 
 
