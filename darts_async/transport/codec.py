@@ -47,6 +47,15 @@ _BAD_INPUT: Final = (
 )
 
 
+class _Head(msgspec.Struct):
+    """Of any message, the one field that says what it is."""
+
+    type: str
+
+
+_HEAD: Final = msgspec.msgpack.Decoder(_Head)
+
+
 class Codec(Generic[T]):
     """Encodes and decodes the messages of one link, a union of `msgspec.Struct` types (or a single one).
 
@@ -148,9 +157,11 @@ class Codec(Generic[T]):
 
 
 def _announced_type(head: Frame) -> str:
-    """What the bytes say they are, for the error message only."""
+    """What the bytes say they are, for the error message only.
+
+    Skips over everything else: building the objects of what was refused took up to 2 s and 100 MiB for 4 MB of bytes.
+    """
     try:
-        fields = msgspec.msgpack.decode(head)  # type: ignore[arg-type] # any buffer will do
-        return str(fields["type"])[:64]
-    except (*_BAD_INPUT, LookupError):
+        return _HEAD.decode(head).type[:64]  # type: ignore[arg-type] # any buffer will do
+    except _BAD_INPUT:
         return "a message of no known type"

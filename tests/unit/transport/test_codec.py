@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+import tracemalloc
 from typing import Any, get_args
 
 import msgpack
@@ -491,3 +493,17 @@ nested = st.recursive(
 def test_well_formed_maps_with_wrong_values_are_refused(kind: type[m.Message], data: st.DataObject) -> None:
     fields = {name: data.draw(nested) for name in kind.__struct_fields__}
     only_messages_get_through([msgpack.packb({"type": kind.__name__, **fields}), b"12345678"])
+
+
+def test_refusing_a_large_message_builds_nothing_of_it() -> None:
+    # Four million objects of four million bytes: they took 2 s to build, for the name in the error message.
+    nested = msgspec.msgpack.encode([[1] * 2000] * 2000)
+    frames = [b"\x82" + msgspec.msgpack.encode("type") + msgspec.msgpack.encode("Stop") + b"\xa1x" + nested]
+    codec: Codec[Any] = Codec(m.FromSupervisor)
+    began = time.thread_time()
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match=r"^Stop refused"):
+        codec.decode(frames)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20 and time.thread_time() - began < 0.5

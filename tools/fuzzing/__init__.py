@@ -1,0 +1,1 @@
+"""What `tools/fuzz_frames.py` is made of."""
