@@ -196,6 +196,8 @@ class _Allocator:
             if lost.role == "generator":
                 self._dispatcher.credits.forget(f"generator-{lost.rank}", lost.incarnation)
                 self._wake.set()
+            elif lost.role == "learner":
+                await self._links.policy.send(AllocatorHello())  # to the next one, which knows nobody
 
     async def take_replies(self) -> None:
         while True:

@@ -178,6 +178,7 @@ class _Replica:
                 group.create_task(self._flush_progress()),
                 group.create_task(self._send_chunks()),
                 group.create_task(self._measure()),
+                group.create_task(self._heed_losses()),
                 group.create_task(self._watch_engine()),
             ]
             await stopping.wait()
@@ -423,6 +424,16 @@ class _Replica:
             await self._engine.abort(running)
 
     # --- weights --------------------------------------------------------------------------------------------------
+
+    async def _heed_losses(self) -> None:
+        """Introduce ourselves to whoever is started anew: it knows nobody."""
+        while True:
+            lost = await self._links.supervisor.losses.get()
+            hello = GeneratorHello(replica=self._links.rank)
+            if lost.role == "learner":
+                await self._links.policy.send(hello)
+            elif lost.role == "selector":
+                await self._links.cancels.send(hello)
 
     async def _take_updates(self) -> None:
         while True:

@@ -31,16 +31,21 @@ class RunFiles:
         self._record = record
         self._metrics = JsonlWriter(paths.metrics)
         self._started_s = time.monotonic()
-        self._reports: dict[int, int] = {}
+        self._reports: dict[int, set[bool]] = {}
+        """Of each step, who has reported it: the learner (True), the selector."""
         self._cancelled = 0.0
         self._evals: deque[EvalResult] = deque()
         """Scores that have no line yet: one a line."""
 
     def step(self, report: StepMetrics, gauges: Mapping[str, float]) -> dict[str, float] | None:
         """Enter a report; return the step's values once it is complete and its line written, else None."""
+        seen = self._reports.setdefault(report.step, set())
+        is_learners = "policy_version" in report.values
+        if is_learners in seen:
+            return None  # a learner that was started anew repeats its last report
+        seen.add(is_learners)
         values = self._record.add_step(report)
-        self._reports[report.step] = self._reports.get(report.step, 0) + 1
-        return self._line(report.step, values, gauges) if self._reports[report.step] == _REPORTS else None
+        return self._line(report.step, values, gauges) if len(seen) == _REPORTS else None
 
     def evaluated(self, result: EvalResult) -> None:
         """Enter the scores of the held-out set."""
@@ -51,9 +56,9 @@ class RunFiles:
     def summarise(self, status: Status, reason: str = "", **extra: Any) -> dict[str, Any]:
         """Write the lines that are still owed and the summary; return the summary."""
         for step, values in sorted(self._record.steps.items()):
-            if self._reports.get(step, 0) < _REPORTS:
+            if len(self._reports.get(step, ())) < _REPORTS:
                 self._line(step, values, {})
-                self._reports[step] = _REPORTS
+                self._reports[step] = {True, False}
         wall_s = time.monotonic() - self._started_s
         summary = self._record.summary(status=status, wall_s=wall_s, reason=reason) | extra
         self._paths.summary.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")

@@ -66,3 +66,14 @@ def test_an_evaluation_goes_into_the_next_line_one_a_line(files, tmp_path):
     assert [found["policy_version"] for found in summary["eval"]["during"]] == [2, 4]
     assert (summary["eval"]["before"]["reward"], summary["eval"]["after"]) == (0.1, None)
     assert summary["ended_by"] is None
+
+
+def test_a_report_that_is_repeated_counts_once(files, tmp_path):
+    """A learner that was started anew cannot know whether its last report was heard."""
+    learner = StepMetrics(step=0, values={"policy_version": 1.0})
+    assert files.step(learner, {}) is None
+    assert files.step(learner, {}) is None
+    assert files.step(StepMetrics(step=0, values={"reward/mean": 0.5}), {}) is not None
+    assert files.step(learner, {}) is None
+    files.summarise("done")
+    assert [line["step"] for line in lines_of(tmp_path)] == [0]
