@@ -92,6 +92,7 @@ class _Peers:
         self.supervisor = _Supervisor()
         self.plans: MemoryHub[PlanReply, FromAllocatorToSelector] = plans.hub
         self.policy: MemoryHub[PolicyUpdate, PolicyReply] = policy.hub
+        self.exchange = rollouts
         self.generator = rollouts.dealer("generator-0")
         self.links = AllocatorLinks(
             rank=0,
@@ -268,5 +269,56 @@ def test_an_acceptance_of_nothing_is_a_protocol_error(play):
         with pytest.raises(BaseExceptionGroup) as caught:
             await run(peers.links, load_config(None))
         assert caught.group_contains(ProtocolError)
+
+    play(scene())
+
+
+def test_a_lost_generator_gets_nothing_more_and_its_replacements_go_elsewhere(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0"), ("queues.in_flight_groups", "1")) as peers:
+            other = peers.exchange.dealer("generator-1")
+            await peers.generator.send(Credits(replica=0, granted_total=12))
+            plan, requests = await peers.start_group()
+            assert (plan.replica, plan.incarnation, requests[0].incarnation) == (0, 0, 0)
+            peers.supervisor.losses.put_nowait(RoleLost(role="generator", rank=0, incarnation=0))
+            await other.send(Credits(replica=1, incarnation=2, granted_total=5))
+            new = candidate_id(plan.group_id, 12)
+            await peers.reply(
+                ReplaceCandidate(group_id=plan.group_id, failed_id=plan.candidate_ids[0], candidate_id=new)
+            )
+            assert ((await other.recv()).candidate_id) == new
+            _, placed = await peers.plans.recv()
+            assert isinstance(placed, CandidatePlaced)
+            assert (placed.candidate_id, placed.replica, placed.incarnation) == (new, 1, 2)
+            # The next start begins with credits of its own; what the last one granted is void.
+            await peers.generator.send(Credits(replica=0, incarnation=0, granted_total=500))
+            await peers.reply(GroupComplete(group_id=plan.group_id))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(peers.plans.recv(), 0.1)
+            await peers.generator.send(Credits(replica=0, incarnation=1, granted_total=12))
+            again, requests = await peers.start_group()
+            assert (again.replica, again.incarnation, requests[0].incarnation) == (0, 1, 1)
+
+    play(scene())
+
+
+def test_a_plan_that_its_generator_does_not_survive_sends_no_request(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0"), ("queues.in_flight_groups", "1")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=12))
+            _, plan = await peers.plans.recv()
+            assert isinstance(plan, GroupPlan)
+            peers.supervisor.losses.put_nowait(RoleLost(role="generator", rank=0, incarnation=0))
+            await peers.generator.send(Credits(replica=0, incarnation=1, granted_total=12))
+            while peers.links.rollouts.stats.depth:  # noqa: ASYNC110 - a link's depth has no event
+                await asyncio.sleep(0.01)
+            await peers.reply(PlanAccepted(group_id=plan.group_id))
+            new = candidate_id(plan.group_id, 12)
+            await peers.reply(
+                ReplaceCandidate(group_id=plan.group_id, failed_id=plan.candidate_ids[0], candidate_id=new)
+            )
+            only = await peers.generator.recv()
+            assert isinstance(only, RolloutRequest)
+            assert (only.candidate_id, only.incarnation) == (new, 1)
 
     play(scene())

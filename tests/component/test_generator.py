@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import uvloop
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from actors.generator import run
 from darts_async.config import Config
@@ -43,6 +47,7 @@ from darts_async.messages import (
     TrajectoryChunk,
     VersionSpan,
     candidate_id,
+    index_of,
 )
 from darts_async.runtime.links import GeneratorLinks
 from darts_async.transport.codec import Codec
@@ -867,3 +872,161 @@ def test_a_learner_that_does_not_read_holds_nothing_up(play: Play) -> None:
             assert chunks == stage.planned(index).tolist()[: len(chunks)]
 
     play(check)
+
+
+async def test_requests_for_an_earlier_start_are_not_taken() -> None:
+    scene = Scene({"token_s": 0.0002}, slots=2)
+    scene.supervisor.incarnation = 1
+    async with asyncio.timeout(_DEADLINE_S), asyncio.TaskGroup() as group:
+        group.create_task(run(scene.links, scene.config, scene.engine))
+        assert (await scene.grant()).incarnation == 1
+        await scene.request(*range(5))  # more than was granted, all of it for the start before
+        await scene.rollouts.send("g", msgspec.structs.replace(make_request(9), incarnation=1))
+        await scene.ends(9)
+        await scene.stop()
+    assert set(scene.ended()) == {candidate_id(0, 9)}
+
+
+# --- any order of everything --------------------------------------------------------------------------------------
+
+_TICK_S = 0.002
+"""A few steps of the engine."""
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of requests, cancels, parks, updates and time: what is asked of the generator, and what has to come of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stage: Scene
+        self.published = 0
+        self.needs: dict[int, int] = {}
+        """Requested candidates, and the version that they may not be older than."""
+        self.cancelled: set[int] = set()
+        self.granted = 0
+        self.num_requested = 0
+
+    def go(self, work: Any) -> Any:
+        return self.runner.run(asyncio.wait_for(work, 20))
+
+    @initialize(between=st.booleans(), slots=st.sampled_from([4, SLOTS]))
+    def start(self, between: bool, slots: int) -> None:
+        async def enter() -> Scene:
+            mode = "one_step_off" if between else "async"
+            # A task of its own holds the generator: a TaskGroup is entered and left in one task.
+            started: asyncio.Future[Scene] = asyncio.get_running_loop().create_future()
+            self.leave = asyncio.Event()
+
+            async def hold() -> None:
+                try:
+                    async with generator({"update_s": 0.001}, slots=slots, mode=mode, stop=False) as stage:
+                        started.set_result(stage)
+                        await self.leave.wait()
+                        await stage.stop()
+                except BaseException as error:
+                    if not started.done():
+                        started.set_exception(error)
+                    raise
+
+            self.holding = asyncio.get_running_loop().create_task(hold())
+            return await started
+
+        self.stage = self.go(enter())
+
+    @rule(num=st.integers(1, 4), ahead=st.integers(0, 2))
+    def request(self, num: int, ahead: int) -> None:
+        """Within the credits, of what is published or will be."""
+        self.take_in()
+        for _ in range(min(num, self.granted - self.num_requested)):
+            index = len(self.needs)
+            self.needs[index] = self.published + ahead
+            self.num_requested += 1
+            self.go(self.stage.request(index, cap=120, min_version=self.needs[index]))
+
+    @rule(which=st.sets(st.integers(0, 60), max_size=5))
+    def cancel(self, which: set[int]) -> None:
+        """Also of what has ended, and of what is not requested yet."""
+        self.cancelled |= which
+        self.go(self.stage.cancel(*which))
+
+    @rule(which=st.sets(st.integers(0, 60), max_size=5), ahead=st.integers(0, 2))
+    def park(self, which: set[int], ahead: int) -> None:
+        self.go(self.stage.park(*which, version=self.published + ahead))
+
+    @rule()
+    def update(self) -> None:
+        self.published += 1
+        self.go(self.stage.publish(self.published))
+
+    @rule(ticks=st.integers(1, 8))
+    def time_passes(self, ticks: int) -> None:
+        self.go(asyncio.sleep(ticks * _TICK_S))
+        self.take_in()
+
+    def take_in(self) -> None:
+        """Receive whatever is there."""
+
+        async def receive() -> None:
+            while True:
+                try:
+                    async with asyncio.timeout(0.001):
+                        self.stage.received.append(await self.stage.receiver.recv())
+                except TimeoutError:
+                    break
+            while True:
+                try:
+                    async with asyncio.timeout(0.001):
+                        _, message = await self.stage.rollouts.recv()
+                except TimeoutError:
+                    break
+                if isinstance(message, Credits):
+                    self.granted = max(self.granted, message.granted_total)
+
+        self.go(receive())
+
+    @invariant()
+    def each_ends_once_as_it_should(self) -> None:
+        if not hasattr(self, "stage"):
+            return
+        for candidate, end in self.stage.ended().items():  # asserts: one end each, and no progress after it
+            index = index_of(candidate)
+            if isinstance(end, Trajectory):
+                assert end.version_spans[0].version >= self.needs[index]
+                assert end.response_tokens.tolist() == self.stage.planned(index, cap=120).tolist()
+                assert end.behaviour_logprobs.size == end.response_tokens.size
+                versions = [span.version for span in end.version_spans]
+                assert versions == sorted(set(versions)) and versions[-1] <= self.published
+            else:
+                assert end.reason == "cancelled" and index in self.cancelled
+        for message in self.stage.received:
+            if isinstance(message, Progress):
+                assert {index_of(c) for c in message.candidate_ids.tolist()} <= self.needs.keys()
+        assert self.granted <= self.num_requested + SLOTS
+
+    def teardown(self) -> None:
+        """Once every version is served, whatever was not cancelled ends by itself: nothing stays parked or held."""
+        if not hasattr(self, "stage"):
+            return
+
+        async def finish() -> None:
+            for version in range(self.published + 1, self.published + 3):
+                await self.stage.publish(version)
+            self.published += 2
+            await self.stage.ends(*self.needs)
+            self.leave.set()
+            await self.holding
+
+        try:
+            self.go(finish())
+            self.each_ends_once_as_it_should()
+            ended = self.stage.ended()
+            assert ended.keys() == {candidate_id(0, index) for index in self.needs}
+            for index in self.needs.keys() - self.cancelled:
+                assert not isinstance(ended[candidate_id(0, index)], RolloutEnded)
+        finally:
+            self.runner.close()
+
+
+Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestMachine = Machine.TestCase

@@ -28,6 +28,8 @@ from darts_async.messages import (
     LEDGER_STATES,
     MAX_CANDIDATES,
     CancelRollouts,
+    CandidatePlaced,
+    FromAllocatorToSelector,
     FromLearner,
     GeneratorHello,
     GroupComplete,
@@ -114,7 +116,7 @@ class Stage:
 
     config: Config
     supervisor: StandInSupervisor
-    plans: MemoryDealer[GroupPlan, PlanReply]
+    plans: MemoryDealer[FromAllocatorToSelector, PlanReply]
     streams: list[Any]
     """Per replica, the sender of what the selector takes in."""
     cancels: list[MemoryDealer[GeneratorHello, CancelRollouts]]
@@ -190,8 +192,8 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
 
 @asynccontextmanager
 async def stage(config: Config, hwm: int = 64) -> AsyncIterator[Stage]:
-    plans: MemoryExchange[PlanReply, GroupPlan] = MemoryExchange(
-        hwm=hwm, send=Codec(PlanReply), receive=Codec(GroupPlan)
+    plans: MemoryExchange[PlanReply, FromAllocatorToSelector] = MemoryExchange(
+        hwm=hwm, send=Codec(PlanReply), receive=Codec(FromAllocatorToSelector)
     )
     cancels: MemoryExchange[CancelRollouts, GeneratorHello] = MemoryExchange(
         hwm=hwm, send=Codec(CancelRollouts), receive=Codec(GeneratorHello)
@@ -737,3 +739,97 @@ def test_a_rescued_group_trains_on_the_candidate_that_differs(play: Play) -> Non
         assert_balance(await set_up.stop(), set_up.ledger())
 
     play(scene, selection={"zero_variance": "rescue"})
+
+
+# --- generators that are lost -------------------------------------------------------------------------------------
+
+
+def lose(set_up: Stage, rank: int, incarnation: int = 0) -> None:
+    set_up.supervisor.losses.put_nowait(RoleLost(role="generator", rank=rank, incarnation=incarnation))
+
+
+def test_what_a_lost_generator_had_fails_once_and_the_group_goes_on_elsewhere(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        await set_up.plan(0, 4, replica=1, rule="all", group_size=4)
+        await set_up.streams[1].send(progress(1, {candidate_id(0, 0): 9, candidate_id(0, 1): 3}))
+        await set_up.finish(0, 3, 7, replica=1)
+        await set_up.streams[1].send(progress(1, {candidate_id(0, 0): 11}))
+        await set_up.plan(1, 4, replica=0, rule="all", group_size=4)  # of the other generator: untouched
+        await asyncio.sleep(0.2)  # progress moves no gauge
+        lose(set_up, 1)
+        replaced = [await set_up.reply(ReplaceCandidate) for _ in range(3)]
+        assert [reply.failed_id for reply in replaced] == [candidate_id(0, index) for index in range(3)]
+        # News of the dead that come late change nothing.
+        await set_up.streams[1].send(trajectory(0, 0, 12, replica=1))
+        await set_up.streams[1].send(progress(1, {candidate_id(0, 1): 30}))
+        for reply, replica in zip(replaced, (0, 0, 1), strict=True):
+            # One goes to the next start of the lost generator.
+            await set_up.plans.send(
+                CandidatePlaced(candidate_id=reply.candidate_id, replica=replica, incarnation=replica)
+            )
+        for reply in replaced[:2]:
+            await set_up.finish(0, index_of(reply.candidate_id), 8, replica=0)
+        lose(set_up, 1, incarnation=1)  # and dies with it; a replacement is not replaced
+        group = await set_up.groups.recv()
+        assert (group.group_id, group.lengths.tolist()) == (0, [7, 8, 8])
+        await set_up.stop("interrupted", silent=("generator-1",))
+        failed = [r for r in set_up.ledger() if r["kind"] == "candidate" and r["state"] == "failed"]
+        assert [(index_of(r["candidate_id"]), r["tokens"], r["estimated"]) for r in failed] == [
+            (0, 11, True),
+            (1, 3, True),
+            (2, 0, True),
+            (6, 0, True),
+        ]
+        assert {r["reason"] for r in failed} == {"generator_lost"}
+
+    play(scene)
+
+
+def test_a_plan_or_a_placement_for_a_start_that_is_over_is_lost_at_once(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        lose(set_up, 0, incarnation=2)
+        await set_up.plan(0, 4, replica=1)
+        await set_up.plan(1, 4, replica=0, incarnation=2, purpose="eval", rule="all", group_size=4)
+        outcome = await set_up.reply(GroupOutcome)
+        assert (outcome.group_id, outcome.outcome, outcome.rewards) == (1, "evaluated", ())
+        await set_up.plan(2, 4, replica=0, incarnation=1)
+        replaced = [await set_up.reply(ReplaceCandidate) for _ in range(4)]
+        for reply in replaced:
+            await set_up.plans.send(CandidatePlaced(candidate_id=reply.candidate_id, replica=0, incarnation=2))
+        outcome = await set_up.reply(GroupOutcome)
+        assert (outcome.group_id, outcome.outcome) == (2, "rejected")
+        summary = await set_up.stop("interrupted")
+        assert_balance(summary, set_up.ledger())
+        assert summary["rollouts/failed"] == 8
+
+    play(scene)
+
+
+def test_cancelled_candidates_of_a_lost_generator_end_with_their_last_progress(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        await set_up.plan(0, 6, replica=1, rule="shortest")
+        await set_up.streams[1].send(progress(1, {candidate_id(0, index): 20 + index for index in (4, 5)}))
+        for index in range(4):
+            await set_up.finish(0, index, 8 + index, replica=1)
+        assert len((await set_up.cancels[1].recv()).candidate_ids) == 2
+        lose(set_up, 1)
+        while set_up.supervisor.gauges.get("tokens/cancelled_tail") != 49.0:  # noqa: ASYNC110 - a gauge has no event
+            await asyncio.sleep(0.01)
+        await set_up.stop("interrupted", silent=("generator-1",))
+        tail = [r for r in set_up.ledger() if r["kind"] == "candidate" and r["state"] == "cancelled_tail"]
+        assert [(r["tokens"], r["estimated"]) for r in tail] == [(24, True), (25, True)]
+
+    play(scene)
+
+
+def test_a_generator_that_is_back_is_waited_for_when_the_run_ends(play: Play) -> None:
+    async def scene(set_up: Stage) -> None:
+        await set_up.plan(0, 4, replica=0)
+        lose(set_up, 1)
+        await asyncio.sleep(0.1)
+        await set_up.cancels[1].send(GeneratorHello(replica=1))
+        await asyncio.sleep(0.1)
+        with pytest.raises(RunFailed, match="no end of stream from generator-1"):
+            await set_up.stop("interrupted", silent=("generator-1",))
+
+    play(scene, launch={"drain_timeout_s": 1.0})

@@ -183,13 +183,7 @@ class Losses(RuleBasedStateMachine):
                 assert record.candidate_id not in self.ends
                 self.ends[record.candidate_id] = record
         for _, reply in effects.replies:
-            if isinstance(reply, ReplaceCandidate):
-                self.dispatcher.replace(reply.group_id, reply.candidate_id)
-            elif isinstance(reply, GroupComplete):
-                self.dispatcher.admission.completed(reply.group_id)
-            elif isinstance(reply, GroupOutcome):
-                self.jobs.pop(reply.group_id, None)
-                self.dispatcher.group_ended(reply.group_id, trained=reply.outcome == "trained")
+            self.allocator_takes(reply)
         for cancel in effects.cancels:
             for replica in self.replicas:
                 for candidate in cancel.candidate_ids:
@@ -204,6 +198,15 @@ class Losses(RuleBasedStateMachine):
             self.selector.on_reward(wanted.candidate_id, float(wanted.candidate_id % 3))
         if effects.scores or effects.cancels:
             self.carry_out()
+
+    def allocator_takes(self, reply: Any) -> None:
+        if isinstance(reply, ReplaceCandidate):
+            self.dispatcher.replace(reply.group_id, reply.candidate_id)
+        elif isinstance(reply, GroupComplete):
+            self.dispatcher.admission.completed(reply.group_id)
+        elif isinstance(reply, GroupOutcome):
+            self.jobs.pop(reply.group_id, None)
+            self.dispatcher.group_ended(reply.group_id, trained=reply.outcome == "trained")
 
     # --- the generators ---------------------------------------------------------------------------------------------
 
@@ -325,9 +328,9 @@ class Losses(RuleBasedStateMachine):
         """Every candidate runs somewhere or has ended; nothing is lost in between, and the run can go on to its end."""
         self.settle()
         running = {candidate for replica in self.replicas for candidate in replica.running}
-        still_open = {candidate for candidate in self.selector.books.ledger._open if not self.is_kept(candidate)}
+        awaited = {candidate for candidate, entry in self.selector.books.ledger._open.items() if entry.tokens is None}
         queued = {candidate for _, candidate in self.dispatcher._replacements}
-        assert still_open - queued == running
+        assert awaited - queued == running
         for end in self.ends.values():
             assert end.estimated == (end.reason == GENERATOR_LOST or (end.estimated and end.state == "cancelled_tail"))
         target = self.version + 2
@@ -348,11 +351,6 @@ class Losses(RuleBasedStateMachine):
             self.audit.feed(record)
         self.audit.finish(live=False)
         assert not self.audit.violations
-
-    def is_kept(self, candidate: int) -> bool:
-        """Whether it waits for the learner."""
-        group = self.selector._groups[candidate // 1024]
-        return candidate in group.kept_ids
 
 
 Losses.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

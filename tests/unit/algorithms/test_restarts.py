@@ -22,7 +22,11 @@ def test_waits_double_up_to_a_minute_and_end_at_the_cap():
         (Loss.of("was killed by SIGKILL", by_signal=True), " was killed by SIGKILL", True),
         (Loss.of("exited with status 1", by_signal=False), " exited with status 1", False),
         (Loss.of("exited with status 0", by_signal=False), " exited with status 0", False),
-        (Loss.of("exited with status 1", by_signal=False, fault="EngineDead: x", curable=True), ": EngineDead: x", True),
+        (
+            Loss.of("exited with status 1", by_signal=False, fault="EngineDead: x", curable=True),
+            ": EngineDead: x",
+            True,
+        ),
         (Loss.of("exited with status 1", by_signal=False, fault="ConfigError: x"), ": ConfigError: x", False),
         # It was killed because its engine hung after a fault: the fault says why.
         (Loss.of("was killed by SIGKILL", by_signal=True, fault="RunFailed: x"), ": RunFailed: x", False),

@@ -19,14 +19,15 @@ time.sleep(60)
 
 
 async def test_children_die_with_their_leader_also_those_in_groups_of_their_own():
-    leader = subprocess.Popen([sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True)
+    leader = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _FAMILY, stdout=subprocess.PIPE, start_new_session=True
+    )
     assert leader.stdout is not None
-    children = [int(pid) for pid in leader.stdout.readline().split()]
+    children = [int(pid) for pid in (await leader.stdout.readline()).split()]
     assert set(process_group.members(leader.pid)) == {leader.pid, *children}
     assert await process_group.end(leader.pid, 10) == []
     alive = [psutil.Process(pid).status() for pid in children if psutil.pid_exists(pid)]
     assert set(alive) <= {psutil.STATUS_ZOMBIE}
-    assert await asyncio.to_thread(leader.wait, 5) == -9
+    assert await asyncio.wait_for(leader.wait(), 5) == -9
     assert process_group.members(leader.pid) == []
     assert await process_group.end(leader.pid, 1) == []  # nobody is there: nothing happens
-    leader.stdout.close()
