@@ -65,11 +65,12 @@ class UpProcess:
                     found.append(process)
         return found
 
-    def role(self, role: str) -> psutil.Process:
+    def role(self, role: str, rank: int = 0) -> psutil.Process:
         """The process of a role."""
         for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                if f"actors.{role}" in process.cmdline():
+            with contextlib.suppress(psutil.Error, ValueError):
+                command = process.cmdline()
+                if f"actors.{role}" in command and command[command.index("--rank") + 1] == str(rank):
                     return process
         raise AssertionError(f"no {role} among {self.processes()}")
 

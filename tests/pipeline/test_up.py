@@ -118,8 +118,8 @@ def test_second_ctrl_c_does_not_wait(up):
 
 
 @pytest.mark.parametrize("role", ["generator", "selector", "allocator", "learner"])
-def test_a_killed_role_ends_the_run(up, role: str):
-    run = up.sim("--run.steps", "10000")
+def test_a_killed_role_ends_the_run_when_no_restart_is_left(up, role: str):
+    run = up.sim("--run.steps", "10000", "--launch.max_restarts", "0")
     run.wait_for("/10000")
     run.role(role).send_signal(signal.SIGKILL)
     assert run.wait(20) == 1
@@ -136,11 +136,44 @@ def test_nothing_survives_the_launcher(up):
     run.assert_nothing_is_left()
 
 
-def test_an_engine_that_dies_names_its_generator(up):
-    run = up.sim("--generator.engine_args.dies_after_tokens", "3000")
+def test_a_killed_generator_is_replaced_while_the_other_goes_on(up):
+    run = up.sim("--run.steps", "16", "--generator.replicas", "2", "--launch.restart_backoff_s", "0.2")
+    run.wait_for("step  2/16")
+    run.role("generator", rank=1).send_signal(signal.SIGKILL)
+    assert run.wait(100) == 0, run.output + run.logs()
+    run.assert_nothing_is_left()
+    run.assert_balanced()
+    summary = run.summary
+    assert (summary["status"], summary["policy_version"], summary["restarts"]) == ("done", 16, {"generator-1": 1})
+    assert summary["rollouts"]["trained"] <= 16 * 8 * 8
+    assert "generator-1 was killed by SIGKILL: restart 1 of 3 in 0.2 s" in run.output
+    assert any("generator-1 was killed by SIGKILL" in text for text in summary["warnings"])
+    command = [sys.executable, "-m", "darts_async.cli", "replay", str(run.run_folder), "--check", "--json"]
+    check = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert json.loads(check.stdout)["rollouts"]["failed"] == summary["rollouts"]["failed"]
+
+
+def test_an_engine_that_dies_restarts_its_generator_until_it_is_enough(up):
+    run = up.sim("--generator.engine_args.dies_after_tokens", "3000", "--launch.max_restarts", "1")
     assert run.wait(60) == 1
     assert "generator-0: EngineDead" in run.output
+    assert "restart 1 of 1" in run.output
+    assert "launch.max_restarts = 1 are used up" in run.output
+    assert run.summary["restarts"] == {"generator-0": 1}
     run.assert_nothing_is_left()
+
+
+def test_ctrl_c_while_a_generator_waits_for_its_restart(up):
+    run = up.sim("--run.steps", "10000", "--generator.replicas", "2", "--launch.restart_backoff_s", "30")
+    run.wait_for("/10000")
+    run.role("generator", rank=0).send_signal(signal.SIGKILL)
+    run.wait_for("restart 1 of 3 in 30 s")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(15) == 130, run.output + run.logs()
+    run.assert_nothing_is_left()
+    assert run.summary["status"] == "interrupted"
+    run.assert_balanced()
 
 
 def test_not_ready_in_time_names_who_is_missing(up):
