@@ -44,8 +44,9 @@ off-policy: $(STAMP)  ## Measure the off-policy table in configs/README.md (some
 	  --grid 'learner.correction=none,tis,icepop,["geometric_mask","tis"],["sequence_mask","tis"]' \
 	  --out runs/off-policy --write-readme configs/README.md
 
+# Files go to the processes in order, whole: the long ones first, and one engine serves all tests of its file.
 test: $(STAMP)  ## Run all tests (no GPU needed)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## Check style, types and the import order
 	$(BIN)/ruff check .

@@ -250,6 +250,7 @@ class _Stats:
     grad_norm: float = 0.0
     lr: float = 0.0
     sums: TokenSums = field(default_factory=TokenSums)
+    observed: dict[str, float] = field(default_factory=dict)
 
 
 class _NoTrainer:
