@@ -36,7 +36,6 @@ from darts_async.messages import (
     PlanReply,
     PolicyReply,
     PolicyUpdate,
-    RolloutRequest,
     RunComplete,
     TrainGroup,
 )
