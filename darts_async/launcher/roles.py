@@ -26,6 +26,8 @@ class RoleProcess:
     state: str = "starting"
     ready: bool = False
     finished: bool = False
+    fault: str = ""
+    """Why it cannot go on, in its own words."""
     gauges: dict[str, float] = field(default_factory=dict)
 
     @property

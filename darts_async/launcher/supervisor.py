@@ -46,6 +46,9 @@ from darts_async.runtime.topology import Topology, endpoints
 _FAULT_DRAIN_S = 3.0
 """After a fault there is little to save: enough for the learner's checkpoint of a small model and the ledger."""
 
+_DEATH_NEWS_S = 0.5
+"""A killed process is noticed within milliseconds, on a busy machine within tenths of a second."""
+
 
 async def launch(plan: Plan, view: View) -> dict[str, Any]:
     """Run a plan to its end; return the summary that was written. The view is told what happens."""
@@ -73,6 +76,7 @@ class _Supervisor:
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
         self._force = asyncio.Event()
         self._all_finished = asyncio.Event()
+        self._blames: list[asyncio.Task[None]] = []
         self._files = RunFiles(plan.paths, self._record)
 
     def interrupt(self) -> None:
@@ -104,6 +108,7 @@ class _Supervisor:
                 status, reason = ("failed", failure) if status == "done" else (status, reason)
             return self._summarise(status, reason)
         finally:
+            tasks += self._blames
             for task in tasks:
                 task.cancel()
             for role in self._roles.values():
@@ -129,8 +134,13 @@ class _Supervisor:
         role.state = role.exit_text
         # What the role has left behind (an engine's child) dies with it.
         role.kill()
-        if not role.finished:
+        if not role.finished and not role.fault:
             self._fail(f"{role.name} {role.exit_text}; its log: {role.log}")
+
+    async def _blame(self, role: RoleProcess) -> None:
+        """A fault may be the echo of another role's death, whose news is slower: that death is the reason then."""
+        await asyncio.sleep(_DEATH_NEWS_S)
+        self._fail(f"{role.name}: {role.fault}; its log: {role.log}")
 
     async def _all_exited(self) -> bool:
         for role in self._roles.values():
@@ -178,7 +188,8 @@ class _Supervisor:
                 if not self._cause.done():
                     self._cause.set_result(("done", ""))
             case Fault():
-                self._fail(f"{role.name}: {message.error}; its log: {role.log}")
+                role.fault = message.error
+                self._blames.append(asyncio.create_task(self._blame(role)))
 
     async def _ready(self, role: RoleProcess, message: Ready) -> None:
         if message.schema_version != SCHEMA_VERSION:
