@@ -150,6 +150,7 @@ class Books:
     def values(self) -> dict[str, float]:
         """Totals so far, by metric name; cheap."""
         values = {f"tokens/{state}": float(count) for state, count in self.ledger.tokens.items()}
+        values |= {f"failed/{reason}": float(count) for reason, count in self.failures.items()}
         return {**values, "cancel/rollouts": float(self.num_cancelled)}
 
     def close(self, groups: Mapping[int, LiveGroup]) -> dict[str, float]:

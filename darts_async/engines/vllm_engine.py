@@ -129,9 +129,10 @@ class VllmEngine:
         except Exception as error:
             raise _translated(error, candidate) from error
         finally:
-            if not ended:
-                await asyncio.shield(self._withdraw(add))
-            self._adds.pop(candidate, None)
+            if ended:
+                self._adds.pop(candidate, None)
+            else:  # goes on by itself when this is cancelled a second time
+                await asyncio.shield(self._withdraw(candidate, add))
 
     async def _add(self, request: RolloutRequest) -> RequestOutputCollector:
         from vllm import SamplingParams  # noqa: PLC0415 - loaded by now
@@ -148,14 +149,22 @@ class VllmEngine:
         # The salt keeps prefix-cache entries of other weights from being reused for a new prompt.
         prompt = tokens_input(request.prompt_tokens.tolist(), cache_salt=str(self._version))
         parameters = SamplingParams(**sampling_arguments(self._config, request), output_kind=RequestOutputKind.DELTA)
-        return await llm.add_request(str(request.candidate_id), prompt, parameters)
+        name = str(request.candidate_id)
+        try:
+            return await llm.add_request(name, prompt, parameters)
+        except Exception:
+            await llm.abort(name)  # its front end has entered it before it is sent to its process
+            raise
 
-    async def _withdraw(self, add: asyncio.Task[RequestOutputCollector]) -> None:
-        """End a request that nobody reads any more."""
-        await asyncio.wait([add])
-        if add.cancelled() or add.exception() is not None or self._llm is None:
-            return
-        await self._llm.abort(add.result().request_id, internal=True)
+    async def _withdraw(self, candidate: int, add: asyncio.Task[RequestOutputCollector]) -> None:
+        """End a request that nobody reads any more, and forget it."""
+        try:
+            await asyncio.wait([add])
+            if add.cancelled() or add.exception() is not None or self._llm is None:
+                return
+            await self._llm.abort(add.result().request_id, internal=True)
+        finally:
+            self._adds.pop(candidate, None)
 
     async def abort(self, candidate_ids: Sequence[int]) -> None:
         """Abort in the engine; see `RolloutEngine.abort`."""

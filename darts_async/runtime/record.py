@@ -57,6 +57,7 @@ class RunRecord:
             "wall_s": round(wall_s, 3),
             "rollouts": _ledger(selector, "rollouts"),
             "tokens": _ledger(selector, "tokens"),
+            "failures": _failures(selector),
             "tokens_saved_estimate": _whole(selector.get("tokens_saved_estimate")),
             "ended_by": next((name for name in ENDINGS if f"ended_by{_SEPARATOR}{name}" in learner), None),
             "eval": {label: _eval(self.evals.get(label)) for label in ("before", "after")}
@@ -83,6 +84,13 @@ class RunRecord:
 def _ledger(part: dict[str, float], prefix: str) -> dict[str, int | None]:
     keys = ("generated", *LEDGER_STATES)
     return {key: _whole(part.get(f"{prefix}{_SEPARATOR}{key}")) for key in keys}
+
+
+def _failures(selector: dict[str, float]) -> dict[str, int]:
+    """Failed candidates by reason, the most frequent first."""
+    prefix = f"failed{_SEPARATOR}"
+    counts = {name.removeprefix(prefix): round(v) for name, v in selector.items() if name.startswith(prefix)}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _selection(selector: dict[str, float], allocator: dict[str, float]) -> dict[str, Any]:

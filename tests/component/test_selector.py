@@ -477,6 +477,8 @@ def test_failures_in_engine_and_reward_are_replaced_once_and_counted(play: Play)
         outcome = await asyncio.wait_for(set_up.reply(GroupOutcome), 5)
         assert outcome.outcome == "rejected" and outcome.group_id == 1
         assert outcome.reason == "0 of 4 candidates left"
+        gauges = set_up.supervisor.gauges
+        assert (gauges["failed/engine"], gauges["failed/reward_raised"]) == (1, 8)
         summary = await set_up.stop()
         assert summary["failed/engine"] == 1 and summary["failed/reward_raised"] == 8 == summary["rollouts/failed"] - 1
         assert_balance(summary, set_up.ledger())

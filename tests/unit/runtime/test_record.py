@@ -23,6 +23,7 @@ def test_summary_collects_the_roles_parts():
     books = {f"rollouts/{state}": float(i) for i, state in enumerate(LEDGER_STATES)}
     books |= {"kept_length/mean": 40.5, "zero_variance_groups": 4.0, "groups/trained": 6.0, "groups/rejected": 1.0}
     books |= {"rollouts/generated": 15.0, "tokens/generated": 99.0, "cancel_latency_ms/p50": 1.25}
+    books |= {"failed/engine": 1.0, "failed/reward_timeout": 3.0}
     record.add_finished(Finished(role="selector", rank=0, summary=books))
     starvation = {"starvation/prompts": 2.0, "starvation/max": 5.0}
     record.add_finished(Finished(role="allocator", rank=0, summary=starvation))
@@ -47,6 +48,7 @@ def test_summary_collects_the_roles_parts():
         "groups": {"trained": 6, "rejected": 1, "stale": None},
         "starvation": {"prompts": 2, "max": 5},
     }
+    assert list(summary["failures"].items()) == [("reward_timeout", 3), ("engine", 1)]
     assert summary["cancel_latency_ms"] == {"p50": 1.25, "p99": None}
 
 
