@@ -43,8 +43,14 @@ class Rounds:
 
     @property
     def is_open(self) -> bool:
-        """Whether a group may start for the round."""
-        return self._unfinished != "defer" or self.is_long or self._num_filled <= self._round
+        """Whether a group may start for the round.
+
+        Not once the next version is published, which may come before the report that the round's step is full: what
+        started then would be of that version and take the place of a deferred prompt in the next round.
+        """
+        if self._unfinished != "defer" or self.is_long:
+            return True
+        return self._version == self._round and self._num_filled <= self._round
 
     @property
     def oversample_groups(self) -> int:

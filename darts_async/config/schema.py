@@ -290,12 +290,17 @@ class LearnerSection(Section):
     updates_per_step: PositiveInt = 1
     """Optimiser updates within a step, each over an equal share of its groups. With more than one, the proximal policy
     of the corrections is a frozen copy of the policy at the step's start."""
-    micro_batch_tokens: Annotated[int, Field(ge=16)] = 8192
-    """Tokens per forward and backward pass, padding included."""
-    packing: Literal["bucketed", "padding_free"] = "bucketed"
-    """`bucketed`: responses of similar length share padded rows. `padding_free`: one row holds one after the other."""
+    micro_batch_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Tokens per forward and backward pass, padding included. On a CPU larger is slower (measured: some 10 % at 8192,
+    `padding_free`, long-tailed lengths); on a GPU take what memory allows."""
+    packing: Literal["bucketed", "padding_free"] = "padding_free"
+    """`bucketed`: responses of similar length share padded rows. `padding_free`: one row holds one after the other.
+    Measured on a CPU with the quickstart policy, processor time of `padding_free` beside `bucketed`: 12 % less (short
+    responses) and 20 % less (long-tailed lengths) where groups come one at a time; 3 % more and 7 % less on a whole
+    step at once."""
     logprob_chunk_tokens: PositiveInt = 1024
-    """Tokens whose logits exist at a time: memory of the vocabulary's size, not of the batch's."""
+    """Tokens whose logits exist at a time: memory of the vocabulary's size, not of the batch's. Measured
+    for 2048 tokens of 151,936 words: 34 % of the peak of naive logits, with 256 in the place of 1024 9 %."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     mixed_precision: Literal["no", "bf16"] = "no"

@@ -31,6 +31,9 @@ _LAST_WORD_S: Final = 0.5
 """For what a role said before it ended to be read."""
 _FAULTED_S: Final = 5.0
 """For a role that has reported a fault to end by itself (its engine may hang when it is closed)."""
+_DEATH_NEWS_S: Final = 0.5
+"""A fault may be the echo of another role's death, whose news is slower: that death is the reason then. A killed
+process is noticed within milliseconds, on a busy machine within tenths of a second."""
 _DEATH_S: Final = 30.0
 """For processes that were killed to be gone; only a driver that hangs takes long."""
 
@@ -88,10 +91,8 @@ class RoleKeeper:
         self._signs.heard(role.name, time.monotonic())
 
     def faulted(self, role: RoleProcess, fault: Fault) -> None:
-        """A role has reported that it cannot go on."""
+        """A role has reported that it cannot go on; it is about to end."""
         role.took(fault)
-        if not fault.curable:
-            self._told.failed(f"{role.name}{role.loss.text}; its log: {role.log}")
 
     def missed_by(self, newcomer: RoleProcess) -> list[RoleLost]:
         """Return the losses that a start of a role has to be told of.
@@ -142,6 +143,8 @@ class RoleKeeper:
             self._losses.append(loss)
             await self._told.lost(loss)
             if delay_s is None:
+                if role.fault is not None:
+                    await asyncio.sleep(_DEATH_NEWS_S)
                 self._told.failed(f"{reason}{self._used_up(role)}; its log: {role.log}")
                 return
             count = f"restart {role.incarnation + 1} of {self._policy.max_restarts}"

@@ -54,6 +54,7 @@ _FAULT_DRAIN_S = 3.0
 """After a fault there is little to save: enough for the learner's checkpoint of a small model and the ledger."""
 
 _LAST_REPORT_S = 0.5
+"""For what a role said before it ended to be read."""
 
 
 async def launch(plan: Plan, view: View) -> dict[str, Any]:

@@ -189,7 +189,9 @@ def test_spread_prompts_get_more_and_the_mean_is_the_budget(play, tmp_path):
         assert 3 in kept and len(kept) <= config.checkpoint.keep + 1
         state = load_allocator_state(folder, 3)
         prompts = load_prompts(config).train
-        restored = BatchAllocation(AllocationRules.of(config), [PromptKey(p.prompt_id, p.stratum) for p in prompts], int)
+        restored = BatchAllocation(
+            AllocationRules.of(config), [PromptKey(p.prompt_id, p.stratum) for p in prompts], int
+        )
         restored.restore(state)
         # Known from the file: the third prompt of the first batch spreads by 100 tokens, the second batch by 5.
         wide = peers.visits(PER_STEP)[2]
@@ -253,6 +255,7 @@ class _Stats:
     grad_norm: float = 0.0
     lr: float = 0.0
     sums: TokenSums = field(default_factory=TokenSums)
+    observed: dict[str, float] = field(default_factory=dict)
 
 
 class _NoTrainer:

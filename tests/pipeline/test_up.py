@@ -1,14 +1,18 @@
 """Whole runs in real processes over real sockets, with the simulated engine: how they end, and what they leave."""
 
+import contextlib
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import msgpack
 import pytest
+
+from darts_async.config.rules import NUM_TCP_PORTS
 
 pytestmark = pytest.mark.torch
 
@@ -70,11 +74,21 @@ def test_the_ledger_on_disk_agrees_with_the_summary(up):
         assert run.summary[what].items() <= replayed[what].items()
 
 
+def _free_ports() -> int:
+    """The first of enough free TCP ports in a row; below those that the kernel hands out by itself."""
+    while True:
+        first = random.randrange(10_000, 30_000)
+        with contextlib.ExitStack() as open_ones, contextlib.suppress(OSError):
+            for port in range(first, first + NUM_TCP_PORTS):
+                open_ones.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 def test_sync_over_tcp_trains_without_staleness_until_its_time_is_up(up, tmp_path):
     config = tmp_path / "sync.toml"
     config.write_text('extends = "quickstart"\n[pipeline]\nmode = "sync"\nmax_staleness = 0\n')
     limits = ("--run.steps", "10000", "--run.max_wall_s", "1.5")
-    run = up.sim(str(config), *limits, "--launch.bind", "tcp://127.0.0.1:23470")
+    run = up.sim(str(config), *limits, "--launch.bind", f"tcp://127.0.0.1:{_free_ports()}")
     assert run.wait(100) == 0, run.output + run.logs()
     run.assert_nothing_is_left()
     summary = run.summary

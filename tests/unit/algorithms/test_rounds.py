@@ -32,7 +32,7 @@ def test_a_long_round_comes_when_the_deferred_fill_a_step():
 def test_a_round_waits_for_both_reports_in_any_order():
     rounds = Rounds(1, 1, "defer")
     rounds.published(1)  # overtook the report that step 0 is full, and with it the deferred prompt
-    assert not rounds.is_long
+    assert not rounds.is_long and not rounds.is_open
     rounds.deferred(7)
     rounds.filled(0)
     assert rounds.is_long

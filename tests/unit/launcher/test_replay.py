@@ -170,7 +170,8 @@ def test_a_run_that_goes_on_passes_with_what_is_in_flight_and_half_written(run: 
     assert result.exit_code == 1
     assert "its books were not closed; 2 bytes of a record that was not written to its end" in result.stdout
     assert (
-        "violation: record 10: the books were not closed: 1 candidates have no end, 0 groups no outcome" in result.stdout
+        "violation: record 10: the books were not closed: 1 candidates have no end, 0 groups no outcome"
+        in result.stdout
     )
     assert "check failed: 1 violation" in result.stdout
     assert replay(run).exit_code == 0
