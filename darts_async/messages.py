@@ -164,20 +164,52 @@ class OpenGroup(msgspec.Struct, frozen=True, array_like=True):
     prompt_id: ShortText
 
 
+class LostDraw(msgspec.Struct, frozen=True, array_like=True):
+    """A draw whose group was lost: it starts again with what it was planned with."""
+
+    draw: NonNegative
+    num_candidates: Annotated[int, msgspec.Meta(ge=0, le=MAX_CANDIDATES)]
+    """0: it was never planned, and is allotted like any other."""
+    rule: ShortText = ""
+
+
+Draws = Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=1 << 16)]
+
+
+class RoundsState(msgspec.Struct, frozen=True, array_like=True):
+    """Where the rounds stand (`algorithms.rounds`), for an allocator that starts in the middle."""
+
+    version: NonNegative = 0
+    num_filled: NonNegative = 0
+    is_long: bool = False
+    queue: Draws = ()
+    """Deferred draws, in order."""
+    turn: Draws = ()
+    """Of the long round under way, those that have not started."""
+
+
 class DispatchState(Message, frozen=True, kw_only=True):
     """Where dispatch goes on: the selector's answer to `AllocatorHello`, when the run begins and when one of the two
     was started anew. Every group below `first_group` that is not in `open` is over, whatever the allocator remembers.
     """
 
+    number: NonNegative = 0
+    """Of the hello that it answers: an allocator takes the answer to its last one."""
     first_group: NonNegative
     """The next group gets this number."""
     next_draw: NonNegative
     """Draws of the prompt order that were ever planned: it goes on from here."""
-    redo: Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=1 << 16)] = ()
+    redo: Annotated[tuple[LostDraw, ...], msgspec.Meta(max_length=1 << 16)] = ()
     """Draws whose groups were lost: they start again first, in this order."""
     open: Annotated[tuple[OpenGroup, ...], msgspec.Meta(max_length=1 << 16)] = ()
     trained: NonNegative = 0
     """Groups trained so far."""
+    version: NonNegative = 0
+    """Of the last step that is in the ledger."""
+    rounds: RoundsState = RoundsState()
+    ledger_records: NonNegative = 0
+    """Length of the ledger's file up to here, in records and heads: what an allocator reads to know what was learned
+    of the prompts."""
     evaluated: tuple[tuple[NonNegative, float, float], ...] = ()
     """(version, reward, response length) of the evaluations that are over."""
 
@@ -244,6 +276,8 @@ class RolloutRequest(Message, frozen=True, kw_only=True):
     """The replica holds the request until its confirmed weight version is at least this."""
     incarnation: NonNegative = 0
     """Which start of the replica granted the credit for it: any other one takes no notice of it."""
+    allocator: NonNegative = 0
+    """Which start of the allocator sends it: a replica that knows a later one takes no notice of it."""
 
     def __post_init__(self) -> None:
         _check_array("prompt_tokens", self.prompt_tokens, np.int32)
@@ -277,6 +311,8 @@ class Credits(Message, frozen=True, kw_only=True):
     replica: NonNegative
     incarnation: NonNegative = 0
     """Which start of the replica: totals of another one mean nothing."""
+    allocator: NonNegative = 0
+    """Which start of the allocator they are granted to; see `AllocatorStarted`."""
     granted_total: NonNegative
 
 
@@ -539,7 +575,16 @@ class PolicyApplied(Message, frozen=True, kw_only=True):
 
 
 class AllocatorHello(Message, frozen=True, kw_only=True):
-    """The allocator introduces itself on the policy link."""
+    """The allocator introduces itself on the policy link, and on the plans link, where it asks for `DispatchState`."""
+
+    number: NonNegative = 0
+    """Increases with each of its hellos."""
+
+
+class AllocatorStarted(Message, frozen=True, kw_only=True):
+    """The allocator tells a replica which start of it there is: credits that it gave to an earlier one are void."""
+
+    incarnation: NonNegative
 
 
 class PolicyScored(Message, frozen=True, kw_only=True):
@@ -697,10 +742,10 @@ class Stop(Message, frozen=True, kw_only=True):
 
 
 FromGenerator: TypeAlias = Credits | LatencySamples
-FromAllocator: TypeAlias = RolloutRequest | EvaluationDone
+FromAllocator: TypeAlias = RolloutRequest | EvaluationDone | AllocatorStarted
 ToSelector: TypeAlias = Progress | Trajectory | RolloutEnded | StreamEnd
 FromLearner: TypeAlias = StepDone | GroupSwept | LearnerState | StreamEnd
-FromAllocatorToSelector: TypeAlias = GroupPlan | CandidatePlaced | AllocatorHello
+FromAllocatorToSelector: TypeAlias = GroupPlan | CandidatePlaced | AllocatorHello | EvalResult
 PlanReply: TypeAlias = PlanAccepted | ReplaceCandidate | StepFilled | GroupComplete | GroupOutcome | DispatchState
 ToGenerator: TypeAlias = CancelRollouts | ParkRollouts | StreamRollouts | DropBelow
 ToLearner: TypeAlias = TrainGroup | StateTaken | ChunksDropped | StreamEnd

@@ -13,23 +13,35 @@ from typing import Final, Literal
 
 import numpy as np
 
-from darts_async.algorithms.group import Status
+from darts_async.algorithms.group import ZERO_VARIANCE, Status
 from darts_async.algorithms.ledger import Ended, Ledger
 from darts_async.algorithms.ledger_records import (
     CandidateEnded,
     CandidateReplaced,
+    EvaluationScored,
     GroupEnded,
     GroupPlanned,
     GroupReleased,
     KeptCandidate,
     LedgerRecord,
+    NumbersReserved,
+    RoleRestarted,
     RunClosed,
     StepTrained,
 )
 from darts_async.algorithms.live_group import LiveGroup
 from darts_async.algorithms.residual_life import ResidualLife
 from darts_async.algorithms.step_record import Mean, RunEnds, StepRecord
-from darts_async.messages import LEDGER_STATES, GroupPlan, LedgerState, StepDone, candidate_id, group_of, index_of
+from darts_async.messages import (
+    LEDGER_STATES,
+    EvalResult,
+    GroupPlan,
+    LedgerState,
+    Role,
+    candidate_id,
+    group_of,
+    index_of,
+)
 
 __all__ = ["Books"]
 
@@ -158,8 +170,67 @@ class Books:
             GroupEnded(group_id=group_id, outcome=outcome, version=version, reason=reason, lengths=lengths)
         )
 
-    def step_done(self, message: StepDone) -> dict[str, float]:
-        """Close a step, whose groups have been entered; return its metrics, the totals so far included."""
+    def write_off(self, group: LiveGroup, index: int, reason: str) -> None:
+        """A candidate was lost with a role: it failed, unless its verdict was known; no report of it will come."""
+        candidate = candidate_id(group.plan.group_id, index)
+        if not self.ledger.is_open(candidate):
+            return
+        if self.ledger.is_undecided(candidate):
+            group.reasons[index] = reason
+            self.failures[reason] += 1
+            self.decided(group, index, "failed")
+        self.unheard(group, index)
+
+    def reserved(self, below: int) -> None:
+        """Enter that group numbers below this may be in use."""
+        self._records.append(NumbersReserved(below=below))
+
+    def role_lost(self, role: Role, rank: int, incarnation: int) -> None:
+        """Enter that a start of a role is over."""
+        self._records.append(RoleRestarted(role=role, rank=rank, incarnation=incarnation))
+
+    def evaluated(self, result: EvalResult) -> None:
+        """Enter the score of the held-out set."""
+        self._records.append(
+            EvaluationScored(
+                label=result.label,
+                version=result.policy_version,
+                reward=result.reward,
+                response_length=result.response_length,
+                num_rollouts=result.num_rollouts,
+            )
+        )
+
+    # --- an earlier start's books, from its records (nothing is written) ----------------------------------------------
+
+    def restore_end(self, group: LiveGroup, record: CandidateEnded) -> None:
+        """The end of a candidate, as it was written down."""
+        self.ledger.reported(record.candidate_id, record.tokens, estimated=record.estimated)
+        self.ledger.decided(record.candidate_id, record.state)
+        if record.state == "cancelled_tail":
+            self._residual.cancelled(record.tokens)
+            self.num_cancelled += 1
+        elif record.state in {"trained", "rejected", "stale"}:
+            self._residual.finished(record.tokens)
+        elif record.state == "failed":
+            self.failures[record.reason] += 1
+            group.reasons[index_of(record.candidate_id)] = record.reason
+
+    def restore_outcome(self, group: LiveGroup, record: GroupEnded) -> None:
+        """The end of a group, as it was written down."""
+        self.num_ended[record.outcome] += 1
+        if record.outcome == "trained":
+            self._enter(group)
+        elif record.outcome == "rejected":
+            self.num_zero_variance += record.reason == ZERO_VARIANCE
+            self._rejected.append(group)
+
+    def restore_step(self) -> None:
+        """The end of a step."""
+        self._close_step()
+        self._residual.tokens_saved_since()
+
+    def _close_step(self) -> StepRecord:
         rejected, self._rejected = self._rejected, []
         for group in rejected:
             self._enter(group)
@@ -167,7 +238,12 @@ class Books:
         self._ends.add(step)
         self._kept_length += step.kept_length
         self._generated_length += step.length
-        self._records.append(StepTrained(version=message.version, group_ids=message.group_ids))
+        return step
+
+    def step_done(self, version: int, group_ids: tuple[int, ...]) -> dict[str, float]:
+        """Close a step, whose groups have been entered; return its metrics, the totals so far included."""
+        step = self._close_step()
+        self._records.append(StepTrained(version=version, group_ids=group_ids))
         values = {
             **self.values(),
             **step.metrics(),

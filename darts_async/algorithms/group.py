@@ -280,6 +280,21 @@ class GroupState:
         verdicts += tuple((index, "rejected") for index in finished)
         return Decision(cancel=cancel, verdicts=verdicts, complete=True, rejected_reason=reason)
 
+    def restore(
+        self, index: int, status: Status, tokens: int = 0, *, capped: bool = False, reward: float | None = None
+    ) -> None:
+        """What is known of a candidate from the ledger. For groups that decide nothing any more."""
+        if index not in self._candidates:
+            self._add(index, replaceable=False)
+        candidate = self._candidates[index]
+        candidate.status, candidate.tokens = status, tokens
+        candidate.capped, candidate.reward = capped, reward
+
+    def restore_decision(self, kept: tuple[int, ...], *, zero_variance: bool, rescued: bool) -> None:
+        """The group was complete; the ledger says what it kept."""
+        self.complete = self.settled = True
+        self.kept, self.zero_variance, self.rescued = kept, zero_variance, rescued
+
     def _add(self, index: int, *, replaceable: bool) -> None:
         draw = survivor_draw(self.run_seed, candidate_id(self.draw, index))
         self._candidates[index] = Candidate(index, draw, replaceable)

@@ -67,6 +67,11 @@ class Ledger:
         """Whether the candidate is in the books and has not ended."""
         return candidate in self._open
 
+    def is_undecided(self, candidate: int) -> bool:
+        """Whether the candidate is open and has no verdict."""
+        entry = self._open.get(candidate)
+        return entry is not None and entry.verdict is None
+
     def dispatched(self, candidates: Iterable[int]) -> None:
         """Enter new candidates. Raises `ValueError` when one is open already."""
         for candidate in candidates:

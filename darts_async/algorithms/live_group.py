@@ -22,6 +22,7 @@ class LiveGroup:
     __slots__ = (
         "_finished_at_s",
         "_held",
+        "_lengths",
         "_placed",
         "announced",
         "ended",
@@ -58,6 +59,7 @@ class LiveGroup:
         self.streamed: set[int] = set()
         """Indices of the candidates whose tokens go to the learner as they come."""
         self._held: dict[int, Trajectory] = {}
+        self._lengths: tuple[ObservedLength, ...] | None = None
         self._finished_at_s: dict[int, float] = {}
         self.last_pick_wait_s: float | None = None
         """From the event at which all picks but one had finished to the completion; None while it is not complete."""
@@ -75,6 +77,8 @@ class LiveGroup:
     @property
     def lengths(self) -> tuple[ObservedLength, ...]:
         """What its candidates say about the prompt: a cancelled one is longer than what decided against it."""
+        if self._lengths is not None:
+            return self._lengths
         lengths = []
         for candidate in self.state.candidates:
             if candidate.status is Status.FINISHED:
@@ -87,6 +91,11 @@ class LiveGroup:
     def kept_ids(self) -> tuple[int, ...]:
         """Ids of the kept candidates; empty before the decision."""
         return tuple(candidate_id(self.plan.group_id, index) for index in self.state.kept)
+
+    def restore_release(self, lengths: tuple[ObservedLength, ...]) -> None:
+        """An earlier start of the selector gave it to the learner, and wrote down its lengths."""
+        self.released = self.announced = True
+        self._lengths = lengths
 
     def place_of(self, index: int) -> tuple[int, int] | None:
         """The replica that a candidate was sent to, and which start of it; None: it was not sent yet."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from darts_async.algorithms.ledger_records import DEFERRED
+from darts_async.messages import RoundsState
 
 __all__ = ["DEFERRED", "Rounds", "Unfinished"]
 
@@ -76,6 +77,29 @@ class Rounds:
         if self.is_long and (self._turn or self._queue):
             return (self._turn or self._queue).popleft()
         return fresh()
+
+    def started(self, draw: int) -> None:
+        """A group of a draw was started, by this allocator or an earlier one: it waits no longer."""
+        for waiting in (self._turn, self._queue):
+            if draw in waiting:
+                waiting.remove(draw)
+
+    def to_state(self) -> RoundsState:
+        """Where the rounds stand."""
+        return RoundsState(
+            version=self._round,
+            num_filled=self._num_filled,
+            is_long=self.is_long,
+            queue=tuple(self._queue),
+            turn=tuple(self._turn),
+        )
+
+    def restore(self, state: RoundsState) -> None:
+        """Go on from there. What was published stays so."""
+        self._round, self._num_filled, self.is_long = state.version, state.num_filled, state.is_long
+        self._version = max(self._version, state.version)
+        self._queue, self._turn = deque(state.queue), deque(state.turn)
+        self._begin()
 
     def deferred(self, draw: int) -> None:
         """A group was ended because its step was full without it."""

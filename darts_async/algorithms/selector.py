@@ -15,7 +15,7 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from darts_async.algorithms.books import Books
 from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted, Stream
@@ -23,8 +23,10 @@ from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
 from darts_async.algorithms.live_group import LiveGroup
 from darts_async.algorithms.lost_replicas import GENERATOR_LOST, LostReplicas
 from darts_async.algorithms.released import Released
-from darts_async.algorithms.rounds import DEFERRED
+from darts_async.algorithms.rounds import DEFERRED, Rounds
+from darts_async.algorithms.run_draws import RunDraws
 from darts_async.algorithms.selection import RULES
+from darts_async.algorithms.selector_recovery import SelectorRecovery
 from darts_async.algorithms.selector_waits import selector_waits
 from darts_async.algorithms.staleness import StepPlanner
 from darts_async.algorithms.wait_graph import Pending
@@ -34,6 +36,7 @@ from darts_async.messages import (
     MAX_CANDIDATES,
     CandidatePlaced,
     ChunksDropped,
+    EvalResult,
     GroupComplete,
     GroupPlan,
     GroupSwept,
@@ -41,6 +44,7 @@ from darts_async.messages import (
     PlanAccepted,
     Progress,
     ReplaceCandidate,
+    Role,
     RolloutEnded,
     StateTaken,
     StepDone,
@@ -56,6 +60,9 @@ __all__ = ["Selector"]
 
 Fate: TypeAlias = Literal["trained", "stale"]
 
+_RESERVED: Final = 4096
+"""Group numbers that are reserved in the ledger at a time: evaluations use some, and leave no other trace there."""
+
 
 class Selector:
     """The selector's state: live groups, the books, the order of training."""
@@ -70,10 +77,13 @@ class Selector:
         zero_variance: ZeroVariance = "keep",
         stream_tokens: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
+        draws: RunDraws | None = None,
     ) -> None:
         """`stream_tokens`: have candidates that are certain to be kept streamed to the learner while they decode.
 
-        `clock`: seconds, monotonic; only measures how long groups wait, decides nothing."""
+        `clock`: seconds, monotonic; only measures how long groups wait, decides nothing.
+
+        `draws`: of a run at its beginning, for the allocator's sake; by default nothing is ever deferred."""
         self.books = Books(max_response_tokens)
         self.released = Released()
         """Groups in the learner's hands, or on their way there."""
@@ -89,12 +99,26 @@ class Selector:
         self._stream_tokens = stream_tokens
         self._clock = clock
         self._lost = LostReplicas()
+        self._draws = RunDraws(Rounds(planner.groups_per_step), planner.groups_per_step) if draws is None else draws
+        self._fence = 0
+        """Groups with a lower number are over, or were given to the learner: whatever is told of them is old news."""
+        self._num_recovered = 0
+        self._trained_since: list[int] = []
+        """Groups that an earlier start entered as trained, without their step."""
+        self._hello: tuple[str, int] | None = None
+        """The allocator, and the number of its hello, that no answer was possible to yet."""
+        self._is_answering = True
+        """False until a selector that was started anew knows what the learner has."""
         self._groups: dict[int, LiveGroup] = {}
         self._known: set[int] = set()
         """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
         self._num_live = 0
         self._num_scored = 0
         self._version = 0
+        self._first_free = 0
+        """No group has this number or a higher one."""
+        self._reserved = 0
+        """The ledger says that numbers below this may be in use."""
         self._frozen = False
         self._training_over = False
         self._effects = Effects()
@@ -107,7 +131,12 @@ class Selector:
     @property
     def num_planned(self) -> int:
         """Groups ever planned."""
-        return len(self._known)
+        return len(self._known) + self._num_recovered
+
+    @property
+    def fence(self) -> int:
+        """Groups with a lower number have nothing left to decode: generators drop what they have of them."""
+        return self._fence
 
     @property
     def progress(self) -> int:
@@ -122,16 +151,81 @@ class Selector:
         """What has to be sent since the last call, or None."""
         effects = self._effects
         effects.records = self.books.take_records()
+        for record in effects.records:
+            self._draws.feed(record)
+        if self._hello is not None and self._is_answering:
+            (peer, number), self._hello = self._hello, None
+            state = self._draws.state(number=number, first_group=max(self._fence, self._first_free))
+            effects.replies.append((peer, state))
         if not effects:
             return None
         self._effects = Effects()
         return effects
 
+    # --- after a loss ---------------------------------------------------------------------------------------------
+
+    def take_up(self, recovery: SelectorRecovery) -> None:
+        """Go on with the books of a selector that is gone: what was not given to the learner is lost."""
+        self.books, self._draws = recovery.books, recovery.draws
+        self._groups = dict(recovery.groups)
+        self._version = recovery.version
+        self._num_recovered = recovery.num_groups
+        self._trained_since = list(recovery.trained_since)
+        self._num_live = sum(not group.ended for group in self._groups.values())
+        self.released = Released(waiting=True)
+        self.released.restore(recovery.released)
+        self._planner.take_up(recovery.draws.num_released)
+        self._is_answering = False
+        self._first_free = recovery.draws.first_group()
+        self.write_off("selector_lost")
+
+    def write_off(self, reason: str) -> None:
+        """End everything that was not given to the learner, as lost: nobody knows of it any more, or nobody is left
+        who would send what is missing. Complete groups that wait for a slot are among it."""
+        self._fence = self._first_free
+        for group in list(self._groups.values()):
+            group_id = group.plan.group_id
+            if not group.trains:
+                self._num_live -= not group.ended
+                del self._groups[group_id]
+                continue
+            self._unstream(group, [] if group.released else list(group.streamed))
+            kept = group.state.kept if group.released else ()
+            for candidate in group.state.candidates:
+                if candidate.index not in kept:
+                    self.books.write_off(group, candidate.index, reason)
+            if not (group.ended or group.released):
+                self._planner.forget(group_id)
+                self.books.group_ended(group, "cancelled", reason=reason)
+                self._end_group(group)
+            else:
+                self._forget_if_settled(group)
+
+    def on_allocator_hello(self, peer: str, number: int) -> None:
+        """An allocator asks where dispatch goes on: it knows nothing of the groups that there are."""
+        if self._frozen:
+            return
+        if not self._training_over:
+            self.write_off("allocator_lost")
+        for group in self._groups.values():
+            group.peer = peer
+        self._hello = (peer, number)
+
+    def on_role_lost(self, role: Role, rank: int, incarnation: int) -> None:
+        """A start of a role is over. What follows from it comes apart; this is for the reader of the ledger."""
+        self.books.role_lost(role, rank, incarnation)
+        if role == "allocator" and not (self._frozen or self._training_over):
+            self.write_off("allocator_lost")
+
     # --- from the allocator ---------------------------------------------------------------------------------------
+
+    def on_evaluated(self, result: EvalResult) -> None:
+        """The allocator has the score of an evaluation."""
+        self.books.evaluated(result)
 
     def on_plan(self, peer: str, plan: GroupPlan) -> None:
         """Take a group in charge. Raises `ProtocolError` for a rule or sizes that cannot work."""
-        if self._frozen:
+        if self._frozen or plan.group_id < self._fence:
             return
         if plan.group_id in self._known:
             self._stray(f"group {plan.group_id} was planned twice")
@@ -156,6 +250,10 @@ class Selector:
         except ValueError as error:
             raise ProtocolError(f"group {plan.group_id} cannot be selected from: {error}") from error
         self._known.add(plan.group_id)
+        self._first_free = max(self._first_free, plan.group_id + 1)
+        if plan.group_id >= self._reserved:
+            self._reserved = plan.group_id + _RESERVED
+            self.books.reserved(self._reserved)
         self._groups[plan.group_id] = LiveGroup(plan, peer, state)
         self._num_live += 1
         if plan.purpose == "train":
@@ -279,11 +377,13 @@ class Selector:
         if message.version != self._version + 1:
             return  # told before, or the one before was lost: a `LearnerState` with both of them follows
         self._version = message.version
+        trained, self._trained_since = self._trained_since, []
         for group_id in message.group_ids:
             group = self._assigned(group_id, "trained")
             if group is not None:
                 self._end_kept(group, "trained", version=message.version)
-        values = self.books.step_done(message)
+                trained.append(group_id)
+        values = self.books.step_done(message.version, tuple(trained))
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
         if message.last:
             self._end_training()
@@ -308,10 +408,12 @@ class Selector:
             self._end_training()
         self._effects.groups.append(StateTaken(epoch=message.epoch, over=over))
         if self._frozen or self._training_over:
+            self._is_answering = True
             return
         self._effects.groups += again
         for group_id in lost:
             self._lose(group_id)
+        self._is_answering = True
 
     def on_swept(self, message: GroupSwept) -> None:
         """The learner refused a group at its door."""
@@ -471,7 +573,7 @@ class Selector:
         group = self._groups.get(group_id)
         if group is not None and group.released and not group.ended:
             return group
-        if group_id not in self._known or (group is not None and not group.ended):
+        if (group_id not in self._known and group_id >= self._fence) or (group is not None and not group.ended):
             self._stray(f"group {group_id} was {what}, but was not given to the learner")
         return None
 
@@ -537,7 +639,7 @@ class Selector:
         return group, index_of(candidate)
 
     def _late(self, candidate: int, what: str) -> None:
-        if group_of(candidate) not in self._known:
+        if group_of(candidate) >= self._fence and group_of(candidate) not in self._known:
             self._stray(f"{what} of candidate {candidate}, whose group was never planned")
 
     def _stray(self, text: str) -> None:

@@ -156,6 +156,11 @@ class StepPlanner:
         self._assigned = 0
 
     @property
+    def groups_per_step(self) -> int:
+        """Slots of a step."""
+        return self._per_step
+
+    @property
     def filling(self) -> int:
         """The step whose slots are being handed out."""
         return self._assigned // self._per_step
@@ -195,6 +200,14 @@ class StepPlanner:
             raise ValueError(f"group {group_id} was never released to the learner")
         self._assigned -= 1
         return self._release()
+
+    def take_up(self, num_assigned: int) -> None:
+        """Slots that an earlier start of the selector had handed out."""
+        self._assigned = num_assigned
+
+    def forget(self, group_id: int) -> None:
+        """A group that has no slot is gone with all the others that have none: nothing is let through by it."""
+        self._forget(group_id)
 
     def _forget(self, group_id: int) -> None:
         deadline = self._deadline.pop(group_id, None)
