@@ -199,6 +199,10 @@ text = st.text(max_size=20)
 real = st.floats(allow_nan=False)
 role = st.sampled_from(m.ROLES)
 gauges = st.dictionaries(text, real, max_size=4)
+numbers = st.lists(small, max_size=8).map(tuple)
+seconds = st.floats(0, allow_nan=False)
+staleness = st.none() | st.integers(0, 64)
+knob = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | real | text
 
 
 def array(dtype: Any, size: st.SearchStrategy[int] = counts) -> st.SearchStrategy[np.ndarray]:
@@ -223,6 +227,9 @@ def group_plans(draw: st.DrawFn) -> m.GroupPlan:
     indices = draw(st.lists(st.integers(0, m.MAX_CANDIDATES - 1), min_size=1, max_size=9))
     return m.GroupPlan(
         group_id=group,
+        draw=draw(small),
+        replica=draw(small),
+        incarnation=draw(small),
         prompt_id=draw(text),
         purpose=draw(st.sampled_from(["train", "eval"])),
         rule=draw(text),
@@ -230,6 +237,8 @@ def group_plans(draw: st.DrawFn) -> m.GroupPlan:
         keep_longest=draw(small),
         candidate_ids=tuple(m.candidate_id(group, index) for index in indices),
         dispatch_version=draw(small),
+        max_staleness=draw(staleness),
+        unfinished=draw(st.sampled_from(["keep", "defer", "resume"])),
         prompt_tokens=draw(array(np.int32)),
     )
 
@@ -285,6 +294,8 @@ def train_groups(draw: st.DrawFn) -> m.TrainGroup:
         baseline_rewards=draw(array(np.float32, st.just(others))),
         baseline_lengths=draw(array(np.int32, st.just(others))),
         capped=tuple(draw(st.lists(st.booleans(), min_size=size, max_size=size))),
+        max_staleness=draw(staleness),
+        epoch=draw(small),
     )
 
 
@@ -299,8 +310,23 @@ def trajectory_chunks(draw: st.DrawFn) -> m.TrajectoryChunk:
     )
 
 
+dispatch_states = st.builds(
+    m.DispatchState,
+    number=small,
+    first_group=small,
+    next_draw=small,
+    redo=st.lists(st.builds(m.LostDraw, small, st.integers(0, m.MAX_CANDIDATES), text), max_size=5).map(tuple),
+    open=st.lists(st.builds(m.OpenGroup, small, small, text), max_size=5).map(tuple),
+    trained=small,
+    version=small,
+    rounds=st.builds(m.RoundsState, small, small, st.booleans(), numbers, numbers),
+    ledger_records=small,
+    evaluated=st.lists(st.tuples(small, real, real), max_size=3).map(tuple),
+)
+
 STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.GroupPlan: group_plans(),
+    m.CandidatePlaced: st.builds(m.CandidatePlaced, candidate_id=small, replica=small, incarnation=small),
     m.PlanAccepted: st.builds(m.PlanAccepted, group_id=small),
     m.ReplaceCandidate: st.builds(m.ReplaceCandidate, group_id=small, failed_id=small, candidate_id=small),
     m.GroupComplete: st.builds(m.GroupComplete, group_id=small),
@@ -321,13 +347,15 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
         seed=st.integers(0, 2**63 - 1),
         max_response_tokens=st.integers(1, m.MAX_TOKENS),
         min_policy_version=small,
+        incarnation=small,
+        allocator=small,
     ),
     m.LatencySamples: latency_samples(),
     m.StepFilled: st.builds(m.StepFilled, step=small),
     m.ParkRollouts: st.builds(
         m.ParkRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple), resume_version=small
     ),
-    m.Credits: st.builds(m.Credits, replica=small, granted_total=small),
+    m.Credits: st.builds(m.Credits, replica=small, incarnation=small, allocator=small, granted_total=small),
     m.Progress: progress(),
     m.Trajectory: trajectories(),
     m.RolloutEnded: st.builds(
@@ -341,22 +369,17 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     ),
     m.StreamEnd: st.builds(m.StreamEnd, role=role, rank=small),
     m.GeneratorHello: st.builds(m.GeneratorHello, replica=small),
-    m.DispatchState: st.builds(
-        m.DispatchState,
-        first_group=small,
-        next_draw=small,
-        redo=st.lists(small, max_size=5).map(tuple),
-        open=st.lists(st.builds(m.OpenGroup, small, small, text), max_size=5).map(tuple),
-        trained=small,
-        evaluated=st.lists(st.tuples(small, real, real), max_size=3).map(tuple),
-    ),
+    m.DispatchState: dispatch_states,
     m.DropBelow: st.builds(m.DropBelow, group_id=small),
     m.LearnerState: st.builds(
         m.LearnerState,
+        epoch=st.integers(1, 2**40),
         version=small,
-        steps=st.lists(st.builds(m.TrainedStep, small, st.lists(small, max_size=4).map(tuple)), max_size=3).map(tuple),
-        received=st.lists(small, max_size=8).map(tuple),
+        steps=st.lists(st.builds(m.TrainedStep, small, numbers), max_size=3).map(tuple),
+        received=numbers,
+        last=st.booleans(),
     ),
+    m.StateTaken: st.builds(m.StateTaken, epoch=small, over=numbers),
     m.RoleLost: st.builds(m.RoleLost, role=role, rank=small, incarnation=small),
     m.CancelRollouts: st.builds(
         m.CancelRollouts, candidate_ids=st.lists(small, max_size=8).map(tuple), decided_at_s=real
@@ -373,10 +396,19 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.TrajectoryChunk: trajectory_chunks(),
     m.ChunksDropped: st.builds(m.ChunksDropped, candidate_ids=st.lists(small, max_size=8).map(tuple)),
     m.PolicyApplied: st.builds(m.PolicyApplied, replica=small, version=small, update_ms=real),
-    m.AllocatorHello: st.builds(m.AllocatorHello),
+    m.AllocatorHello: st.builds(m.AllocatorHello, number=small),
+    m.AllocatorStarted: st.builds(m.AllocatorStarted, incarnation=small),
     m.Ready: st.builds(m.Ready, role=role, rank=small, pid=small, schema_version=small),
     m.Begin: st.builds(m.Begin),
-    m.Heartbeat: st.builds(m.Heartbeat, role=role, rank=small, state=text, gauges=gauges),
+    m.Heartbeat: st.builds(
+        m.Heartbeat,
+        role=role,
+        rank=small,
+        state=text,
+        gauges=gauges,
+        progress=small,
+        waits=st.lists(st.builds(m.Wait, text, text, seconds), max_size=3).map(tuple),
+    ),
     m.StepMetrics: st.builds(m.StepMetrics, step=small, values=gauges),
     m.EvalResult: st.builds(
         m.EvalResult,
@@ -389,7 +421,16 @@ STRATEGIES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Finished: st.builds(m.Finished, role=role, rank=small, summary=gauges),
     m.RunComplete: st.builds(m.RunComplete),
     m.Warn: st.builds(m.Warn, role=role, rank=small, text=text),
-    m.Fault: st.builds(m.Fault, role=role, rank=small, error=text),
+    m.Fault: st.builds(m.Fault, role=role, rank=small, error=text, curable=st.booleans()),
+    m.SetKnobs: st.builds(
+        m.SetKnobs,
+        number=small,
+        changes=st.dictionaries(text, st.builds(m.KnobChange, knob, knob), max_size=4),
+        at_s=seconds,
+        again=st.booleans(),
+    ),
+    m.KnobsTaken: st.builds(m.KnobsTaken, role=role, rank=small, number=small, refused=text),
+    m.ShowStacks: st.builds(m.ShowStacks, reason=text),
     m.Stop: st.builds(m.Stop, reason=st.sampled_from(["done", "interrupted", "fault"])),
 }
 
