@@ -13,6 +13,8 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
 from darts_async.algorithms.ledger_records import KnobsSet, RunOpened
 from darts_async.algorithms.selector import Selector
@@ -24,9 +26,12 @@ from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
+    AllocatorHello,
     CancelRollouts,
     CandidatePlaced,
     ChunksDropped,
+    DispatchState,
+    EvalResult,
     GroupPlan,
     GroupSwept,
     LearnerState,
@@ -199,11 +204,17 @@ class _SelectorActor:
         while True:
             await self._room()
             await self._groups.room()
-            peer, plan = await self._links.plans.recv()
-            if isinstance(plan, GroupPlan):
-                self._selector.on_plan(peer, plan)
-            elif isinstance(plan, CandidatePlaced):
-                self._selector.on_placed(plan)
+            peer, message = await self._links.plans.recv()
+            match message:
+                case GroupPlan():
+                    self._selector.on_plan(peer, message)
+                case CandidatePlaced():
+                    self._selector.on_placed(message)
+                case EvalResult():
+                    self._selector.on_evaluated(message)
+                case AllocatorHello():
+                    _log.info("%s asks where dispatch goes on", peer)
+                    self._selector.on_allocator_hello(peer, message.number)
             await self._after_message()
 
     async def _take_trajectories(self) -> None:
@@ -284,13 +295,19 @@ class _SelectorActor:
         if effects is None:
             return
         decided_at_s = time.monotonic()
+        for record in effects.records:
+            self._file.append(record)
         self._cancels.put((cancel, decided_at_s) for cancel in effects.cancels)
-        self._replies.put(effects.replies)
+        self._replies.put((peer, self._with_place(reply)) for peer, reply in effects.replies)
         self._scores.put(effects.scores)
         self._groups.put(effects.groups)
         self._steps += effects.steps
-        for record in effects.records:
-            self._file.append(record)
+
+    def _with_place(self, reply: PlanReply) -> PlanReply:
+        """What was learned of the prompts up to an answer to a hello is in the ledger, up to here."""
+        if isinstance(reply, DispatchState):
+            return msgspec.structs.replace(reply, ledger_records=self._file.sequence)
+        return reply
 
     async def _after_message(self) -> None:
         self._carry_out()

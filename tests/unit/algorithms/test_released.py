@@ -63,9 +63,7 @@ class _Learner:
     def restart(self) -> None:
         self.epoch += 1
         self.out.append(
-            LearnerState(
-                epoch=self.epoch, version=len(self.steps), steps=tuple(self.steps[-3:]), received=tuple(self.open)
-            )
+            LearnerState(epoch=self.epoch, version=len(self.steps), steps=tuple(self.steps), received=tuple(self.open))
         )
 
     def take(self, message: ToLearner, *, sweep: bool = False) -> None:
