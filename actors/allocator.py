@@ -58,9 +58,10 @@ from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompt
 _log = logging.getLogger(__name__)
 
 
-async def run(links: AllocatorLinks, config: Config) -> None:
-    """Dispatch prompts until the run is complete or stopped."""
-    prompts = await asyncio.to_thread(load_prompts, config)
+async def run(links: AllocatorLinks, config: Config, prompts: PromptSet | None = None) -> None:
+    """Dispatch prompts until the run is complete or stopped. Loads the task's unless handed some."""
+    if prompts is None:
+        prompts = await asyncio.to_thread(load_prompts, config)
     _log.info("%d training prompts, %d held out", len(prompts.train), len(prompts.held_out))
     allocator = _Allocator(links, config, prompts)
     links.supervisor.look, links.supervisor.knobs = allocator.look, allocator.set_knobs

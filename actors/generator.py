@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import OrderedDict, deque
 from typing import Final, TypeVar
 
 import numpy as np
 
+from darts_async import clock
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.latency_probe import LatencyProbe
 from darts_async.algorithms.swap_order import SwapOrder
@@ -277,7 +277,7 @@ class _Replica:
                     num_new = len(output.token_ids)
                     self._counts["tokens"] += num_new
                     self._probe.output(
-                        candidate.request.candidate_id, num_new, self._clock.num_running, time.monotonic()
+                        candidate.request.candidate_id, num_new, self._clock.num_running, clock.now_s()
                     )
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
@@ -398,7 +398,7 @@ class _Replica:
         try:
             await self._engine.abort([candidate.request.candidate_id for candidate in running])
         finally:
-            latency_s = time.monotonic() - message.decided_at_s
+            latency_s = clock.now_s() - message.decided_at_s
             for candidate in running:
                 assert candidate.cancel_latency_s is not None
                 candidate.cancel_latency_s.set_result(latency_s)
@@ -462,7 +462,7 @@ class _Replica:
 
     async def _apply(self, update: PolicyUpdate) -> None:
         before = self._engine.version
-        started = time.monotonic()
+        started = clock.now_s()
         self._probe.interrupted()
         try:
             await self._engine.update_weights(update.version, update.weights)
@@ -475,7 +475,7 @@ class _Replica:
             self._probe.interrupted()
         update_ms = 0.0
         if self._engine.version != before:
-            update_ms = (time.monotonic() - started) * 1e3
+            update_ms = (clock.now_s() - started) * 1e3
             self._update_ms.append(update_ms)
         for candidate in self._live.values():
             if self._engine.version >= candidate.min_version:
@@ -512,10 +512,10 @@ class _Replica:
 
     async def _measure(self) -> None:
         """Set the gauges once a second: a clock, not a wait."""
-        last_tokens, last = self._counts["tokens"], time.monotonic()
+        last_tokens, last = self._counts["tokens"], clock.now_s()
         while True:
-            self._set_gauges((self._counts["tokens"] - last_tokens) / max(time.monotonic() - last, 1e-3))
-            last_tokens, last = self._counts["tokens"], time.monotonic()
+            self._set_gauges((self._counts["tokens"] - last_tokens) / max(clock.now_s() - last, 1e-3))
+            last_tokens, last = self._counts["tokens"], clock.now_s()
             await self._send_latencies()
             await asyncio.sleep(_GAUGE_S)
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from darts_async import clock
 from darts_async.algorithms.chunking import groups_wanted
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.finished_step import FinishedStep
@@ -54,7 +54,8 @@ from darts_async.runtime.step_journal import StepJournal
 
 if TYPE_CHECKING:
     from darts_async.engines.frozen import FrozenPolicies
-    from darts_async.engines.trainer import StepStats, Trainer
+    from darts_async.engines.step_stats import StepStats
+    from darts_async.engines.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -295,7 +296,7 @@ class _Learner:
 
     async def _train(self) -> None:
         stopping = self._supervisor.stopping
-        self._record.begin(time.monotonic())
+        self._record.begin(clock.now_s())
         self._show()
         if self._answered < self._epoch:
             await self._unless_stopping(self._await_selector())
@@ -361,14 +362,14 @@ class _Learner:
     async def _accumulate(self, groups: list[TrainGroup]) -> None:
         assert self._trainer is not None
         self._supervisor.state = f"training step {self.policy.version + 1}"
-        began = time.monotonic()
+        began = clock.now_s()
         sums = await self._on_torch(self._trainer.accumulate, groups)
         self._first_step.add(
             tokens=sums.same_version_tokens,
             diff_sum=sums.same_version_diff,
             diff_max=sums.same_version_diff_max,
         )
-        self._record.computed(time.monotonic() - began)
+        self._record.computed(clock.now_s() - began)
 
     async def _receive(self, limit: int) -> list[TrainGroup]:
         """Wait for a group, and take with it what else is here already, up to `limit`: fewer, fuller micro-batches.
@@ -377,7 +378,7 @@ class _Learner:
         """
         size = self._config.group.groups_per_step
         self._supervisor.state = f"waiting for groups ({len(self._record.group_ids)}/{size})"
-        began = time.monotonic()
+        began = clock.now_s()
         accepted: list[TrainGroup] = []
         while len(accepted) < limit and (not accepted or self._links.groups.stats.depth):
             message = await self._links.groups.recv()
@@ -386,7 +387,7 @@ class _Learner:
                 await self._heed(message)
             elif message.epoch == self._epoch and await self._admit(message):
                 accepted.append(message)
-        self._record.waited(time.monotonic() - began)
+        self._record.waited(clock.now_s() - began)
         return accepted
 
     async def _admit(self, group: TrainGroup) -> bool:
@@ -452,7 +453,7 @@ class _Learner:
             raise
         self._ended_by = self._limits.ended_by(
             version=stats.version,
-            wall_s=self._record.wall_s(time.monotonic()),
+            wall_s=self._record.wall_s(clock.now_s()),
             trained_tokens=self._record.trained_tokens,
         )
         last = self._ended_by is not None
@@ -460,9 +461,9 @@ class _Learner:
         if last:
             _log.info("training ends with version %d: %s", stats.version, self._ended_by)
         self._supervisor.state = f"publishing version {stats.version}"
-        began = time.monotonic()
+        began = clock.now_s()
         await self._on_torch(self._trainer.publish, self._store.path_of(stats.version))
-        publish_ms = 1e3 * (time.monotonic() - began)
+        publish_ms = 1e3 * (clock.now_s() - began)
         group_ids = self._record.group_ids
         async with self._telling:
             values = self._finish_step(stats, publish_ms)
@@ -485,7 +486,7 @@ class _Learner:
             "learner/lr": stats.lr,
         }
         return self._record.finish_step(
-            now_s=time.monotonic(),
+            now_s=clock.now_s(),
             version=stats.version,
             skipped=stats.skipped,
             publish_ms=publish_ms,

@@ -7,11 +7,11 @@ barrier, stop, reports. An engine and a trainer can be handed in, so that many r
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
+from darts_async import clock
 from darts_async.algorithms.wait_graph import Explanation, explain
 from darts_async.config import Config
 from darts_async.messages import Begin, Finished, KnobChange, Message, Role, RoleLost, RunComplete, SetKnobs
@@ -24,6 +24,8 @@ from darts_async.transport.memory_links import MemoryExchange, MemoryStream
 
 if TYPE_CHECKING:
     from darts_async.engines.base import RolloutEngine
+    from darts_async.runtime.reward_pool import Pool
+    from darts_async.tasks.prompt_set import PromptSet
 
 Report = Callable[[Message], None]
 
@@ -38,13 +40,21 @@ class LocalRun:
         self._supervisors: list[_LocalSupervisor] = []
         self._num_ready = 0
         self._num_set = 0
-        self._began_s = time.monotonic()
+        self._began_s = clock.now_s()
         self._begun = asyncio.Event()
 
-    async def run(self, *, engines: list[RolloutEngine] | None = None, trainer: Any = None) -> None:
+    async def run(
+        self,
+        *,
+        engines: list[RolloutEngine] | None = None,
+        trainer: Any = None,
+        pool: Pool | None = None,
+        prompts: PromptSet | None = None,
+    ) -> None:
         """Run until the allocator says the run is complete, or `stop`. Raises what a role raises.
 
-        `engines` (one a replica) and `trainer` are used as they are; without them the roles make their own.
+        `engines` (one a replica), `trainer`, reward `pool` and `prompts` are used as they are; without them the roles
+        make their own.
         """
         config = self._config
         hwm = {"trajectories": config.queues.trajectory_hwm, "groups": config.queues.ready_groups}
@@ -87,9 +97,9 @@ class LocalRun:
             policy=hubs["policy"].dealer("allocator-0"),
             supervisor=self._supervisor("allocator", 0),
         )
-        roles.append(selector.run(selector_links, config))
+        roles.append(selector.run(selector_links, config, pool))
         roles.append(learner.run(learner_links, config, trainer))
-        roles.append(allocator.run(allocator_links, config))
+        roles.append(allocator.run(allocator_links, config, prompts))
         async with asyncio.TaskGroup() as tasks:
             for role in roles:
                 tasks.create_task(role)
@@ -113,13 +123,13 @@ class LocalRun:
 
     def explain(self) -> Explanation:
         """Who waits for whom now. Ages are counted between calls."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         return explain({s.name: s.ages.look(s.look().pending, now_s) for s in self._supervisors})
 
     async def set_knobs(self, changes: Mapping[str, KnobChange]) -> dict[str, str]:
         """Change settings of the live run (`config.live.change` has checked them); return who refused, and why."""
         self._num_set += 1
-        at_s = time.monotonic() - self._began_s
+        at_s = clock.now_s() - self._began_s
         order = SetKnobs(number=self._num_set, changes=dict(changes), at_s=at_s)
         answers = {s.name: await s.knobs(order) for s in self._supervisors if s.knobs is not None}
         return {name: refused for name, refused in answers.items() if refused}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from darts_async import clock
 from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
 from darts_async.algorithms.ledger_records import KnobsSet, RunOpened
 from darts_async.algorithms.selector import Selector
@@ -54,7 +54,7 @@ from darts_async.runtime.ledger_file import LedgerFile
 from darts_async.runtime.links import SelectorLinks
 from darts_async.runtime.open_streams import OpenStreams
 from darts_async.runtime.outbox import Outbox
-from darts_async.runtime.reward_pool import RewardFailed, RewardPool
+from darts_async.runtime.reward_pool import Pool, RewardFailed, RewardPool
 from darts_async.runtime.reward_worker import Setup
 from darts_async.runtime.waiting import Outlook
 
@@ -66,14 +66,19 @@ _FAULT_DRAIN_S: Final = 1.5
 """After a fault whoever died will never end its stream: take in what is on its way, then close the books."""
 
 
-async def run(links: SelectorLinks, config: Config) -> None:
-    """Select, score and keep the books until the run is stopped and everyone's stream has ended."""
+async def run(links: SelectorLinks, config: Config, pool: Pool | None = None) -> None:
+    """Select, score and keep the books until the run is stopped and everyone's stream has ended.
+
+    Starts a pool of reward processes unless handed one."""
+    if pool is not None:
+        await serve(links, config, pool)
+        return
     setup = Setup(task=config.task.name, params=config.task.params, model_folder=str(model_folder(config)))
     pool = RewardPool(setup, workers=config.reward.workers, timeout_s=config.reward.timeout_s)
     await serve(links, config, pool)
 
 
-async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
+async def serve(links: SelectorLinks, config: Config, pool: Pool) -> None:
     """`run` with a pool of the caller's choice."""
     file = LedgerFile.create(RunPaths.of(config).ledger)
     try:
@@ -99,7 +104,7 @@ async def serve(links: SelectorLinks, config: Config, pool: RewardPool) -> None:
 
 
 class _SelectorActor:
-    def __init__(self, links: SelectorLinks, config: Config, pool: RewardPool, file: LedgerFile) -> None:
+    def __init__(self, links: SelectorLinks, config: Config, pool: Pool, file: LedgerFile) -> None:
         self._links = links
         self._config = config
         self._pool = pool
@@ -112,7 +117,7 @@ class _SelectorActor:
             baseline=config.selection.baseline,
             zero_variance=config.selection.zero_variance,
             stream_tokens=streams_tokens(config),
-            clock=time.monotonic,
+            clock=clock.now_s,
         )
         limit = config.queues.trajectory_hwm
         self._cancels: Outbox[tuple[Cancel | Park | Stream, float]] = Outbox(limit)
@@ -294,7 +299,7 @@ class _SelectorActor:
         effects = self._selector.take_effects()
         if effects is None:
             return
-        decided_at_s = time.monotonic()
+        decided_at_s = clock.now_s()
         for record in effects.records:
             self._file.append(record)
         self._cancels.put((cancel, decided_at_s) for cancel in effects.cancels)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from darts_async import clock
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -23,13 +24,13 @@ class BusyClock:
     """How long at least one thing has been running, by the monotonic clock."""
 
     def __init__(self) -> None:
-        self._since = self._born = time.monotonic()
+        self._since = self._born = clock.now_s()
         self._busy_s = 0.0
         self.num_running = 0
 
     def change(self, by: int) -> None:
         """Count things that begin (+1) or end (-1)."""
-        now = time.monotonic()
+        now = clock.now_s()
         if self.num_running:
             self._busy_s += now - self._since
         self._since = now
@@ -38,7 +39,7 @@ class BusyClock:
     def read(self) -> tuple[float, float]:
         """Return seconds busy and seconds in all."""
         self.change(0)
-        return self._busy_s, time.monotonic() - self._born
+        return self._busy_s, clock.now_s() - self._born
 
 
 class JsonlWriter:

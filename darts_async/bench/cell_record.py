@@ -7,9 +7,10 @@ held-out set scored) to the last learner step. A run's own `wall_s` and idle rat
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from darts_async import clock
 from darts_async.bench.events import CellStep
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
@@ -63,14 +64,14 @@ class CellRecord:
             case _:
                 pass
 
-    def end(self, status: Status, reason: str = "") -> None:
-        """Write the summary, with the comparison's figures under `bench`."""
+    def end(self, status: Status, reason: str = "") -> dict[str, Any]:
+        """Write the summary, with the comparison's figures under `bench`; return it."""
         bench: dict[str, float | str] = {"date": dt.datetime.now().astimezone().date().isoformat()}
         wall_s = self._last[0] - self._began[0]
         if self._training and wall_s > 0:
             bench["training_s"] = round(wall_s, 3)
             bench["generator_idle"] = round(1 - (self._last[1] - self._began[1]) / wall_s, 4)
-        self._files.summarise(status, reason, bench=bench)
+        return self._files.summarise(status, reason, bench=bench)
 
     def close(self) -> None:
         """Close the files."""
@@ -81,4 +82,4 @@ class CellRecord:
         self._began = self._now()
 
     def _now(self) -> tuple[float, float]:
-        return time.monotonic(), self._clock.read()[0]
+        return clock.now_s(), self._clock.read()[0]

@@ -11,7 +11,6 @@ weights of its step, be its tokens streamed or not; the caches of all policies t
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from darts_async import clock
 from darts_async.algorithms.streamed_tokens import StreamedResponse, StreamedTokens
 from darts_async.config.frozen import needs_proximal, needs_reference, streams_tokens
 from darts_async.config.paths import model_folder
@@ -75,7 +75,7 @@ class FrozenPolicies:
     def arrived(self, group_id: int) -> None:
         """A group is here: the clock until its log-probs are ready starts."""
         if self._policies:
-            self._arrived_s[group_id] = time.monotonic()
+            self._arrived_s[group_id] = clock.now_s()
 
     # --- responses that still decode --------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class FrozenPolicies:
                 else:
                     row.proximal_logprobs = values
         self.drop(candidate for group in groups for candidate in group.candidate_ids)
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         waits = [now_s - self._arrived_s.pop(g.group_id) for g in groups if g.group_id in self._arrived_s]
         self._sums.ready_s += sum(waits)
         self._sums.groups += len(waits)

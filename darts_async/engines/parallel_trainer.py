@@ -21,7 +21,8 @@ import torch.distributed as dist
 
 from darts_async.config.paths import RunPaths
 from darts_async.engines.ranks import join_ranks, leave_ranks
-from darts_async.engines.trainer import PolicyTrainer, StepStats
+from darts_async.engines.step_stats import StepStats
+from darts_async.engines.trainer import PolicyTrainer
 from darts_async.engines.worker_messages import Action, Command, Done, Here, ToWorker, WorkerSetup
 from darts_async.engines.worker_process import WorkerProcess
 from darts_async.errors import ConfigError, DartsError, RunFailed

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from darts_async.engines.observations import Observations
 from darts_async.engines.optimiser import StepOptimiser, Update
 from darts_async.engines.policy_model import PolicyModel, PolicyScorer, load_model
 from darts_async.engines.ranks import Ranks
+from darts_async.engines.step_stats import StepStats
 from darts_async.engines.token_sums import TokenSums
 from darts_async.engines.training_state import FOLDER as STATE_FOLDER
 from darts_async.engines.training_state import (
@@ -65,24 +65,6 @@ if TYPE_CHECKING:
     Trainer: TypeAlias = "PolicyTrainer | ParallelTrainer"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StepStats:
-    """One finished step."""
-
-    version: int
-    """The policy version that the step made."""
-    skipped: bool
-    """A loss or gradient was not finite and its update left out: with one update a step, the weights are those of the
-    version before."""
-    grad_norm: float
-    """Norm of the mean gradient before clipping; mean over the step's updates. Not finite when one was."""
-    lr: float
-    sums: TokenSums
-    """Of all the step's updates and processes."""
-    observed: dict[str, float] = field(default_factory=dict)
-    """Metrics of the shadows, the curves by age and the frozen policies."""
 
 
 class PolicyTrainer:

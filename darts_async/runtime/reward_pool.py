@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from darts_async.errors import RolloutError
 from darts_async.runtime.reward_process import RewardProcess, WorkerLost
 from darts_async.runtime.reward_worker import Job, Setup
 
-__all__ = ["PoolStats", "RewardFailed", "RewardPool"]
+__all__ = ["Pool", "PoolStats", "RewardFailed", "RewardPool"]
 
 WORKER_COMMAND: Final = (sys.executable, "-m", "darts_async.runtime.reward_worker")
 
@@ -43,6 +43,25 @@ class PoolStats:
 
     scored: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+
+
+class Pool(Protocol):
+    """What the selector needs of whoever scores responses."""
+
+    stats: PoolStats
+
+    @property
+    def waiting(self) -> int:
+        """Scores that wait for a worker."""
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Return when responses can be scored."""
+
+    async def score(self, prompt_id: str, tokens: np.ndarray) -> float:
+        """Score one response. tokens: int32 [response_len]. Raises `RewardFailed`."""
+
+    async def close(self) -> None:
+        """End; whoever still waits gets `RewardFailed`. Idempotent."""
 
 
 @dataclass(slots=True)

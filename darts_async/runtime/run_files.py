@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+from darts_async import clock
 from darts_async.config.paths import RunPaths
 from darts_async.messages import EvalResult, StepMetrics
 from darts_async.metrics import JsonlWriter
@@ -30,7 +30,7 @@ class RunFiles:
         self._paths = paths
         self._record = record
         self._metrics = JsonlWriter(paths.metrics)
-        self._started_s = time.monotonic()
+        self._started_s = clock.now_s()
         self._reports: dict[int, set[bool]] = {}
         """Of each step, who has reported it: the learner (True), the selector."""
         self._cancelled = 0.0
@@ -59,7 +59,7 @@ class RunFiles:
             if len(self._reports.get(step, ())) < _REPORTS:
                 self._line(step, values, {})
                 self._reports[step] = {True, False}
-        wall_s = time.monotonic() - self._started_s
+        wall_s = clock.now_s() - self._started_s
         summary = self._record.summary(status=status, wall_s=wall_s, reason=reason) | extra
         self._paths.summary.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
         return summary
@@ -74,7 +74,7 @@ class RunFiles:
             self._cancelled = cancelled
         if self._evals:
             values |= _eval_values(self._evals.popleft())
-        self._metrics.write({"step": step, "wall_s": time.monotonic() - self._started_s, **gauges, **values})
+        self._metrics.write({"step": step, "wall_s": clock.now_s() - self._started_s, **gauges, **values})
         return {**gauges, **values}
 
 

@@ -1,0 +1,138 @@
+"""What a twin is told of hardware and workload, as data: a TOML file each, with where every figure comes from.
+
+Times are seconds, lengths tokens. A profile says nothing of what a config says (batch sizes, queues, modes).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from darts_async.errors import ConfigError
+
+__all__ = ["EngineProfile", "LearnerProfile", "Profile", "RewardProfile", "WorkloadProfile", "names", "read_profile"]
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+AtLeastOne = Annotated[float, msgspec.Meta(ge=1)]
+
+
+class EngineProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One generator replica."""
+
+    token_s: Annotated[tuple[tuple[Positive, Positive], ...], msgspec.Meta(min_length=1, max_length=1024)]
+    """Per-token latency: (candidates decoding, seconds of a decode step), by rising number. Straight lines between the
+    points; beyond the last one its slope goes on, before the first one its value."""
+    beside_learner: AtLeastOne = 1.0
+    """How much longer a step takes while the learner computes (they share a machine)."""
+    prefill_token_s: NotNegative = 0.0
+    """A prompt's token; decoding stands still meanwhile."""
+    request_s: NotNegative = 0.0
+    """A request's fixed cost; decoding stands still meanwhile."""
+    abort_s: NotNegative = 0.0
+    """From an abort to the end of its candidates."""
+    update_s: NotNegative = 0.0
+    """Decoding stands still for a weight swap."""
+    kv_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Prompt and response tokens that fit into the cache; 0: any number."""
+
+
+class LearnerProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The learner, all its processes together."""
+
+    token_s: NotNegative
+    """Forward and backward of one token, prompts included."""
+    call_s: NotNegative = 0.0
+    """Fixed cost of each time that groups are handed to it."""
+    step_s: NotNegative = 0.0
+    """Optimiser and all that happens once a step."""
+    publish_s: NotNegative = 0.0
+    """Writing the weights."""
+    beside_generator: AtLeastOne = 1.0
+    """How much longer everything takes while the engine decodes."""
+
+
+class RewardProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The reward pool."""
+
+    score_s: NotNegative = 0.0
+    """One response, in one of its workers."""
+
+
+class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prompts, how long their responses are, and which are correct; see `workload.Workload` for the model."""
+
+    prompts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4096
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 32
+    median_tokens: Positive = 60.0
+    """Median over prompts of their median response length."""
+    prompt_sigma: NotNegative = 0.4
+    """Spread (standard deviation of the logarithm) of the prompts' medians."""
+    sigma: NotNegative = 0.8
+    """Spread of lengths within the median prompt."""
+    sigma_spread: NotNegative = 0.0
+    """Spread of the prompts' own sigmas (standard deviation of their logarithm)."""
+    tail_share: Share = 0.0
+    """Share of responses from a second, longer log-normal: a heavier tail than one log-normal has."""
+    tail_factor: AtLeastOne = 1.0
+    """Its median, as a multiple of the prompt's."""
+    accuracy: Share = 0.5
+    """Of the median prompt."""
+    accuracy_spread: NotNegative = 1.0
+    """Standard deviation of the prompts' log-odds."""
+    length_effect: NotNegative = 0.0
+    """Change of the log-odds for each standard deviation of log-length: down in prompts of Pattern I, up in II."""
+    pattern_one: Share = 0.6
+    """Share of the prompts whose short responses are the better ones."""
+    shaping: NotNegative = 0.0
+    """How lengths follow selection: each step moves the mean log-length by this times the selection differential
+    (mean log-length of what was trained, less the mean of what the policy samples). 0: lengths stay."""
+    learning: NotNegative = 0.0
+    """How much each step raises the log-odds of a correct response."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine and a workload."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
+    """Where the figures come from."""
+    engine: EngineProfile
+    learner: LearnerProfile
+    reward: RewardProfile = RewardProfile()
+    workload: WorkloadProfile = WorkloadProfile()
+    recorded: str = ""
+    """A file beside the profile with recorded lengths (`recorded_lengths`); they then take the place of the model's."""
+
+
+def names() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    folder = resources.files("darts_async.twin") / "profiles"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_profile(name_or_path: str) -> Profile:
+    """Read a built-in profile by name, or any by path. Raises `ConfigError`."""
+    if name_or_path.endswith(".toml"):
+        try:
+            text = Path(name_or_path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("--twin", name_or_path, f"cannot be read ({error})", "Name a profile's file.") from error
+    elif name_or_path in names():
+        text = (resources.files("darts_async.twin") / "profiles" / f"{name_or_path}.toml").read_text("utf-8")
+    else:
+        fix = f"Choose one of {', '.join(names())}, or give the path of a .toml file."
+        raise ConfigError("--twin", name_or_path, "is no profile that comes with the package", fix)
+    try:
+        profile = msgspec.convert(tomllib.loads(text), Profile)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError("--twin", name_or_path, f"is not a profile: {error}", "Mend the file.") from error
+    points = [count for count, _ in profile.engine.token_s]
+    if sorted(set(points)) != points:
+        raise ConfigError("engine.token_s", points, "concurrencies must rise", f"Sort the points of {name_or_path}.")
+    return profile
