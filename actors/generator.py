@@ -276,9 +276,7 @@ class _Replica:
                     buffer.extend(output)
                     num_new = len(output.token_ids)
                     self._counts["tokens"] += num_new
-                    self._probe.output(
-                        candidate.request.candidate_id, num_new, self._clock.num_running, clock.now_s()
-                    )
+                    self._probe.output(candidate.request.candidate_id, num_new, self._clock.num_running, clock.now_s())
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
                         self._progress_news.set()

@@ -33,8 +33,10 @@ Report = Callable[[Message], None]
 class LocalRun:
     """One run in this process. `stop` may be called at any time; reports go to the callback in order, `Begin` first."""
 
-    def __init__(self, config: Config, report: Report) -> None:
+    def __init__(self, config: Config, report: Report, *, encode: bool = True) -> None:
+        """encode: messages travel as bytes, so that one that could not leave the process is noticed."""
         self._config = config
+        self._encode = encode
         self._report = report
         self._limits = link_limits(config)
         self._supervisors: list[_LocalSupervisor] = []
@@ -153,9 +155,13 @@ class LocalRun:
         return self._supervisors[-1]
 
     def _stream(self, name: LinkName, hwm: int) -> MemoryStream[Any]:
+        if not self._encode:
+            return MemoryStream(hwm=hwm)
         return MemoryStream(hwm=hwm, codec=Codec(LINKS[name].forward, max_bytes=self._limits[name][0]))
 
     def _hub(self, name: LinkName) -> MemoryExchange[Any, Any]:
+        if not self._encode:
+            return MemoryExchange(hwm=CONTROL_HWM)
         spec = LINKS[name]
         to_binder, from_binder = self._limits[name]
         return MemoryExchange(

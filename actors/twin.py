@@ -43,7 +43,7 @@ async def _run(config: Config, profile: Profile) -> dict[str, Any]:
     trainer = TwinTrainer(profile.learner, workload, machine)
     pool = TwinRewards(profile.reward, config.reward.workers, workload.score)
     record = CellRecord(config, _ignore, machine.decoding)
-    run = LocalRun(config, lambda message: record.take(message, run.gauges))
+    run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False)
     failure: BaseExceptionGroup[Exception] | None = None
     try:
         await run.run(engines=list(engines), trainer=trainer, pool=pool, prompts=prompts_of(config, profile))

@@ -19,9 +19,9 @@ FinishReason: TypeAlias = Literal["stop", "length", "abort"]
 class EngineOutput(msgspec.Struct, frozen=True):
     """What one request produced since its last output."""
 
-    token_ids: list[int]
+    token_ids: Sequence[int]
     """New response tokens; the last one of a response that stopped by itself is the EOS."""
-    logprobs: list[float]
+    logprobs: Sequence[float]
     """Log-prob of each new token in the distribution it was drawn from: temperature applied, nothing truncated."""
     finish_reason: FinishReason | None = None
     """Set on the last output: ended by itself, at the cap, or by `abort`."""

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from darts_async.config import Config
 from darts_async.engines.base import EngineOutput, FinishReason
@@ -31,7 +32,9 @@ from darts_async.twin.workload import Workload
 __all__ = ["TwinEngine"]
 
 _PLACEHOLDER: Final = 2
-_LOGPROB: Final = -1.0
+_TOKENS: Final = array("i", [_PLACEHOLDER]) * 4096
+_LOGPROBS: Final = array("f", [-1.0]) * 4096
+_N = TypeVar("_N", int, float)
 _EPSILON: Final = 1e-6
 """Steps by which rounding may be off."""
 
@@ -352,7 +355,7 @@ class TwinEngine:
     def _output(self, run: _Run, *, capped: bool) -> EngineOutput:
         tokens = self._tokens_of(run)
         new = tokens - run.put_out
-        token_ids = [_PLACEHOLDER] * new
+        token_ids = _of(_TOKENS, new)
         if new and run.put_out == 0:
             token_ids[0] = run.first_token
         run.put_out = tokens
@@ -360,4 +363,13 @@ class TwinEngine:
         if reason == "stop" and capped:
             reason = "length"
         spans = tuple(run.spans) if reason else ()
-        return EngineOutput(token_ids=token_ids, logprobs=[_LOGPROB] * new, finish_reason=reason, version_spans=spans)
+        return EngineOutput(
+            token_ids=token_ids, logprobs=_of(_LOGPROBS, new), finish_reason=reason, version_spans=spans
+        )
+
+
+def _of(placeholders: array[_N], number: int) -> array[_N]:
+    """So many of them: a response's buffer takes arrays in without looking at each item."""
+    if number <= len(placeholders):
+        return placeholders[:number]
+    return placeholders[:1] * number
