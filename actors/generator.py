@@ -24,6 +24,8 @@ import numpy as np
 from darts_async import clock
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.latency_probe import LatencyProbe
+from darts_async.algorithms.latency_table import LatencyTable
+from darts_async.algorithms.step_record import Mean
 from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
 from darts_async.engines import RolloutEngine, make_rollout_engine
@@ -157,6 +159,8 @@ class _Replica:
         self._update_news = asyncio.Event()
         self._clock = BusyClock()
         self._probe = LatencyProbe()
+        self._latencies = LatencyTable()
+        self._first_output_s = Mean()
         self._counts = dict.fromkeys(("trajectories", "cancelled", "failed", "parked", "tokens", "streams_dropped"), 0)
         self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
@@ -270,6 +274,7 @@ class _Replica:
     async def _sample(self, candidate: _Candidate, buffer: ResponseBuffer, prefix: list[int]) -> None:
         self._clock.change(+1)
         self._idle.clear()
+        began: float | None = clock.now_s()
         try:
             async with contextlib.aclosing(self._engine.generate(candidate.request, prefix)) as outputs:
                 async for output in outputs:
@@ -277,6 +282,9 @@ class _Replica:
                     num_new = len(output.token_ids)
                     self._counts["tokens"] += num_new
                     self._probe.output(candidate.request.candidate_id, num_new, self._clock.num_running, clock.now_s())
+                    if began is not None:
+                        self._first_output_s.add(clock.now_s() - began)
+                        began = None
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
                         self._progress_news.set()
@@ -520,6 +528,7 @@ class _Replica:
     async def _send_latencies(self) -> None:
         concurrency, per_token_s = self._probe.take()
         if concurrency.size:
+            self._latencies.add(concurrency.tolist(), per_token_s.tolist())
             await self._links.rollouts.send(
                 LatencySamples(replica=self._links.rank, concurrency=concurrency, per_token_s=per_token_s)
             )
@@ -555,6 +564,8 @@ class _Replica:
             "cancels": float(len(cancels)),
             "cancel_latency_ms/p50": percentile(cancels, 50),
             "cancel_latency_ms/p99": percentile(cancels, 99),
+            "first_output_s": self._first_output_s.value,
+            **self._latencies.summary(),
         }
 
 

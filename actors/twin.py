@@ -6,7 +6,7 @@ summary, whose times are virtual. Same config, profile and seed: same files, byt
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,25 +23,29 @@ from darts_async.twin.learner import TwinTrainer
 from darts_async.twin.machine import Machine
 from darts_async.twin.profile import Profile
 from darts_async.twin.rewards import TwinRewards
-from darts_async.twin.workload import Workload
+from darts_async.twin.recorded import RecordedGroup, RecordedWorkload
+from darts_async.twin.workload import Policy, Workload, score
 
 __all__ = ["run_twin"]
 
 
-def run_twin(config: Config, profile: Profile) -> dict[str, Any]:
+def run_twin(config: Config, profile: Profile, recorded: Sequence[RecordedGroup] = ()) -> dict[str, Any]:
     """Run a config on a profile; return its summary. The run folder exists; files are written as in a real run.
+
+    recorded: lengths and rewards to replay, in the place of the profile's model of them.
 
     Raises `RunFailed` when the run does not reach its end.
     """
-    return virtual_time.run(lambda: _run(config, profile))
+    return virtual_time.run(lambda: _run(config, profile, recorded))
 
 
-async def _run(config: Config, profile: Profile) -> dict[str, Any]:
+async def _run(config: Config, profile: Profile, recorded: Sequence[RecordedGroup]) -> dict[str, Any]:
     machine = Machine()
-    workload = Workload(profile.workload, config.run.seed)
-    engines = [TwinEngine(config, profile.engine, workload, machine) for _ in range(config.generator.replicas)]
-    trainer = TwinTrainer(profile.learner, workload, machine)
-    pool = TwinRewards(profile.reward, config.reward.workers, workload.score)
+    seed = config.run.seed
+    policy: Policy = RecordedWorkload(recorded, seed) if recorded else Workload(profile.workload, seed)
+    engines = [TwinEngine(config, profile.engine, policy, machine) for _ in range(config.generator.replicas)]
+    trainer = TwinTrainer(profile.learner, policy, machine)
+    pool = TwinRewards(profile.reward, config.reward.workers, score)
     record = CellRecord(config, _ignore, machine.decoding)
     run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False)
     failure: BaseExceptionGroup[Exception] | None = None

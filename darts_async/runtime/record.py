@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from darts_async.algorithms.latency_table import LatencyTable
 from darts_async.algorithms.limits import ENDINGS
 from darts_async.messages import LEDGER_STATES, EvalResult, Finished, Role, StepMetrics
 
@@ -72,6 +73,7 @@ class RunRecord:
             },
             "cancel_latency_ms": _sub(selector, "cancel_latency_ms", ("p50", "p99")),
             "weight_update_ms": _worst(generators, "update_ms", ("p50", "p99")),
+            "engine": _engine(generators),
             "staleness": _sub(learner, "staleness", ("mean", "max")),
             "logprob_parity": _sub(learner, "logprob_parity", ("mean", "max")),
             "selection": _selection(selector, self.finished.get(("allocator", 0), {})),
@@ -105,6 +107,15 @@ def _selection(selector: dict[str, float], allocator: dict[str, float]) -> dict[
         "groups": {key: _whole(selector.get(f"groups/{key}")) for key in ("trained", "rejected", "stale")},
         "starvation": {key: _whole(allocator.get(f"starvation/{key}")) for key in ("prompts", "max")},
     }
+
+
+def _engine(generators: list[dict[str, float]]) -> dict[str, Any]:
+    """How fast the engines decoded: `token_s` has (candidates decoding, seconds per token, samples)."""
+    table = LatencyTable()
+    for part in generators:
+        table.merge(LatencyTable.of_summary(part).points())
+    points = [[_number(running), _number(seconds), samples] for running, seconds, samples in table.points()]
+    return {"token_s": points, "first_output_s": _mean([part.get("first_output_s") for part in generators])}
 
 
 def _sub(part: dict[str, float], prefix: str, keys: tuple[str, ...]) -> dict[str, float | None]:

@@ -27,7 +27,7 @@ from darts_async.messages import RolloutRequest, VersionSpan
 from darts_async.twin.latency import LatencyCurve
 from darts_async.twin.machine import Machine
 from darts_async.twin.profile import EngineProfile
-from darts_async.twin.workload import Workload
+from darts_async.twin.workload import Policy, encode
 
 __all__ = ["TwinEngine"]
 
@@ -84,9 +84,9 @@ class _Run:
 class TwinEngine:
     """One replica. Its methods belong to one event loop."""
 
-    def __init__(self, config: Config, profile: EngineProfile, workload: Workload, machine: Machine) -> None:
+    def __init__(self, config: Config, profile: EngineProfile, policy: Policy, machine: Machine) -> None:
         self._profile = profile
-        self._workload = workload
+        self._policy = policy
         self._machine = machine
         self._max_running = config.generator.max_num_seqs
         self._interval = config.generator.stream_interval
@@ -140,9 +140,9 @@ class TwinEngine:
             raise RolloutError(f"candidate {candidate} is running already")
         self._num_requests += 1
         run = self._all[candidate] = _Run(self._num_requests, request.prompt_tokens.size, len(prefix))
-        drawn = self._workload.draw(int(request.prompt_tokens[0]), request.seed, self._version)
+        drawn = self._policy.draw(int(request.prompt_tokens[0]), request.seed, self._version)
         run.length = max(min(drawn.length, request.max_response_tokens), len(prefix) + 1)
-        run.first_token = self._workload.encode(drawn)
+        run.first_token = encode(drawn)
         capped = drawn.length > request.max_response_tokens
         self._waiting.append(run)
         self._plan_soon()

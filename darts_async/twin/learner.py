@@ -16,7 +16,7 @@ from darts_async.messages import TrainGroup
 from darts_async.twin.machine import Machine
 from darts_async.twin.profile import LearnerProfile
 from darts_async.twin.virtual_time import charge
-from darts_async.twin.workload import Workload
+from darts_async.twin.workload import Policy
 
 __all__ = ["TwinTrainer"]
 
@@ -24,9 +24,9 @@ __all__ = ["TwinTrainer"]
 class TwinTrainer:
     """What the learner's thread works with."""
 
-    def __init__(self, profile: LearnerProfile, workload: Workload, machine: Machine) -> None:
+    def __init__(self, profile: LearnerProfile, policy: Policy, machine: Machine) -> None:
         self._profile = profile
-        self._workload = workload
+        self._policy = policy
         self._machine = machine
         self._version = 0
         self._sums = TokenSums()
@@ -49,7 +49,7 @@ class TwinTrainer:
         """End the step."""
         self._compute(self._profile.step_s)
         self._version += 1
-        self._workload.trained(self._version, self._trained)
+        self._policy.trained(self._version, self._trained)
         sums, self._sums, self._trained = self._sums, TokenSums(), []
         return StepStats(version=self._version, skipped=False, grad_norm=0.0, lr=0.0, sums=sums)
 

@@ -106,8 +106,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     learner: LearnerProfile
     reward: RewardProfile = RewardProfile()
     workload: WorkloadProfile = WorkloadProfile()
-    recorded: str = ""
-    """A file beside the profile with recorded lengths (`recorded_lengths`); they then take the place of the model's."""
 
 
 def names() -> list[str]:

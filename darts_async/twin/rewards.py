@@ -1,4 +1,4 @@
-"""The reward pool as a model: a number of workers, each busy for a while with a response. Takes `RewardPool`'s place."""
+"""The reward pool as a model: so many workers, each busy for a while with a response. In `RewardPool`'s place."""
 
 from __future__ import annotations
 

@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
-from typing import Final
-
-import numpy as np
+from typing import Final, Protocol
 
 from darts_async.algorithms.seeding import stable_hash
 from darts_async.twin.profile import WorkloadProfile
 
-__all__ = ["Drawn", "Workload"]
+__all__ = ["Drawn", "Policy", "Workload", "encode", "score"]
 
 _NORMAL: Final = NormalDist()
 _WORD: Final = 1 << 64
@@ -54,8 +52,28 @@ class _Prompt:
     """Signed: of z on the log-odds."""
 
 
+class Policy(Protocol):
+    """Who answers prompts in a twin: this file's model, or a recording (`recorded`)."""
+
+    def draw(self, prompt: int, seed: int, version: int) -> Drawn:
+        """Return the response that a version of the policy gives to a prompt with a seed."""
+
+    def trained(self, version: int, responses: Iterable[tuple[int, Sequence[int]]]) -> None:
+        """A step made `version` from these: prompts with the lengths of the responses that were trained on."""
+
+
+def encode(drawn: Drawn) -> int:
+    """Return the first token of a response, which says whether it is correct."""
+    return _CORRECT if drawn.correct else _WRONG
+
+
+def score(first_token: int) -> float:
+    """Return a response's reward by its first token."""
+    return 1.0 if first_token == _CORRECT else 0.0
+
+
 class Workload:
-    """The prompts of a profile and the policy that answers them."""
+    """The prompts of a profile and the policy that answers them. Implements `Policy`."""
 
     def __init__(self, profile: WorkloadProfile, seed: int) -> None:
         self._profile = profile
@@ -63,11 +81,6 @@ class Workload:
         self._shift = [0.0]
         """Of the mean log-length, by version."""
         self._prompt = lru_cache(maxsize=1 << 18)(self._make_prompt)
-
-    @property
-    def num_prompts(self) -> int:
-        """How many there are; each is a number below that."""
-        return self._profile.prompts
 
     def draw(self, prompt: int, seed: int, version: int) -> Drawn:
         """Return the response that a version of the policy gives to a prompt with a seed."""
@@ -87,25 +100,17 @@ class Workload:
         """Return what training has added to the mean log-length by a version."""
         return self._shift[min(version, len(self._shift) - 1)]
 
-    def trained(self, version: int, responses: Iterable[tuple[int, Sequence[int] | np.ndarray]]) -> None:
+    def trained(self, version: int, responses: Iterable[tuple[int, Sequence[int]]]) -> None:
         """A step made `version` from these: prompts with the lengths of the responses that were trained on."""
         before = self._shift[-1]
         differentials = [
-            math.log(max(1, int(length))) - self._expected(prompt, before)
+            math.log(max(1, length)) - self._expected(prompt, before)
             for prompt, lengths in responses
             for length in lengths
         ]
         mean = sum(differentials) / len(differentials) if differentials else 0.0
         if version == len(self._shift):
             self._shift.append(before + self._profile.shaping * mean)
-
-    def encode(self, drawn: Drawn) -> int:
-        """The first token of a response, which says whether it is correct."""
-        return _CORRECT if drawn.correct else _WRONG
-
-    def score(self, first_token: int) -> float:
-        """Return a response's reward by its first token."""
-        return 1.0 if first_token == _CORRECT else 0.0
 
     def _expected(self, prompt: int, shift: float) -> float:
         tail = self._profile.tail_share * math.log(self._profile.tail_factor)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darts_async.twin.profile import WorkloadProfile
-from darts_async.twin.workload import Workload
+from darts_async.twin.workload import Workload, encode, score
 
 NUMBERS = st.integers(0, 10**6)
 
@@ -76,4 +76,4 @@ def test_lengths_follow_selection_by_the_breeders_equation():
 def test_a_flag_says_whether_it_is_correct():
     workload = Workload(WorkloadProfile(), 0)
     drawn = [workload.draw(p, 0, 0) for p in range(50)]
-    assert [workload.score(workload.encode(d)) for d in drawn] == [float(d.correct) for d in drawn]
+    assert [score(encode(d)) for d in drawn] == [float(d.correct) for d in drawn]
