@@ -6,7 +6,7 @@ summary, whose times are virtual. Same config, profile and seed: same files, byt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,32 +21,33 @@ from darts_async.twin import virtual_time
 from darts_async.twin.engine import TwinEngine
 from darts_async.twin.learner import TwinTrainer
 from darts_async.twin.machine import Machine
-from darts_async.twin.profile import Profile
+from darts_async.twin.policy import Policy, score
+from darts_async.twin.profile import Profile, Twin
+from darts_async.twin.recorded import RecordedWorkload
 from darts_async.twin.rewards import TwinRewards
-from darts_async.twin.recorded import RecordedGroup, RecordedWorkload
-from darts_async.twin.workload import Policy, Workload, score
+from darts_async.twin.workload import Workload
 
 __all__ = ["run_twin"]
 
 
-def run_twin(config: Config, profile: Profile, recorded: Sequence[RecordedGroup] = ()) -> dict[str, Any]:
+def run_twin(config: Config, twin: Twin, tell: Callable[[CellStep], None] = lambda _: None) -> dict[str, Any]:
     """Run a config on a profile; return its summary. The run folder exists; files are written as in a real run.
 
-    recorded: lengths and rewards to replay, in the place of the profile's model of them.
+    tell: hears of each step, at once in real time.
 
     Raises `RunFailed` when the run does not reach its end.
     """
-    return virtual_time.run(lambda: _run(config, profile, recorded))
+    return virtual_time.run(lambda: _run(config, twin, tell))
 
 
-async def _run(config: Config, profile: Profile, recorded: Sequence[RecordedGroup]) -> dict[str, Any]:
-    machine = Machine()
+async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None]) -> dict[str, Any]:
+    machine, profile = Machine(), twin.profile
     seed = config.run.seed
-    policy: Policy = RecordedWorkload(recorded, seed) if recorded else Workload(profile.workload, seed)
+    policy: Policy = RecordedWorkload(twin.groups, seed) if twin.groups else Workload(profile.workload, seed)
     engines = [TwinEngine(config, profile.engine, policy, machine) for _ in range(config.generator.replicas)]
     trainer = TwinTrainer(profile.learner, policy, machine)
     pool = TwinRewards(profile.reward, config.reward.workers, score)
-    record = CellRecord(config, _ignore, machine.decoding)
+    record = CellRecord(config, tell, machine.decoding)
     run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False)
     failure: BaseExceptionGroup[Exception] | None = None
     try:
@@ -72,7 +73,3 @@ def prompts_of(config: Config, profile: Profile) -> PromptSet:
 
     train = tuple(map(prompt, range(workload.prompts)))
     return PromptSet(train, tuple(map(prompt, range(workload.prompts, workload.prompts + held_out))), 0)
-
-
-def _ignore(_: CellStep) -> None:
-    """A simulation is over before anybody could look."""

@@ -24,7 +24,7 @@ from darts_async.messages import group_of
 from darts_async.runtime.ledger_reader import LedgerReader
 from darts_async.twin.fits import LinearCost, fit_cost, rising
 from darts_async.twin.latency import LatencyCurve
-from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, RewardProfile, WorkloadProfile
+from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, RewardProfile, Twin, WorkloadProfile
 from darts_async.twin.recorded import RecordedGroup, RecordedResponse
 
 __all__ = ["Calibration", "RunData", "calibrate", "read_run"]
@@ -47,10 +47,9 @@ class RunData:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A profile, and what it was made from."""
+    """A twin, and how it was fitted."""
 
-    profile: Profile
-    groups: list[RecordedGroup]
+    twin: Twin
     learner: LinearCost
     engine_factor: float
     notes: list[str]
@@ -92,7 +91,7 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
     best = min(runs, key=_cancelled_share)
     if (cancelled := _cancelled_share(best)) > 0:
         notes.append(f"{cancelled:.0%} of the candidates were cancelled: their lengths are resampled from longer ones")
-    groups = [group for run in runs if run is best for group in run.groups]
+    groups = tuple(best.groups)
     source = f"calibrated from {', '.join(run.config.run.name for run in runs)}"
     profile = Profile(
         name=name,
@@ -112,9 +111,9 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
             beside_generator=learner.factor,
         ),
         reward=RewardProfile(),
-        workload=WorkloadProfile(),
+        workload=WorkloadProfile(prompt_tokens=_prompt_tokens(best)),
     )
-    return Calibration(profile, groups, learner, factor, notes)
+    return Calibration(Twin(profile, groups), learner, factor, notes)
 
 
 def _check_alike(runs: Sequence[RunData]) -> None:
@@ -231,6 +230,13 @@ def _with_engine_share(run: RunData) -> Iterator[tuple[Mapping[str, float], floa
 def _learner_share(line: Mapping[str, float]) -> float:
     step_s = max(line["learner/step_s"], 1e-9)
     return min(1.0, max(0.0, 1.0 - line["learner/wait_s"] / step_s))
+
+
+def _prompt_tokens(run: RunData) -> int:
+    """Mean length of a prompt: what the learner read beyond the responses."""
+    per_step = run.config.group.groups_per_step * run.config.group.size
+    extra = [(line["learner/padded_tokens"] - line["learner/tokens"]) / per_step for line in run.steps]
+    return max(1, round(_median(extra)))
 
 
 def _cancelled_share(run: RunData) -> float:

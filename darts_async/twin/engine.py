@@ -26,8 +26,8 @@ from darts_async.errors import EngineDead, RolloutError
 from darts_async.messages import RolloutRequest, VersionSpan
 from darts_async.twin.latency import LatencyCurve
 from darts_async.twin.machine import Machine
+from darts_async.twin.policy import Policy, encode
 from darts_async.twin.profile import EngineProfile
-from darts_async.twin.workload import Policy, encode
 
 __all__ = ["TwinEngine"]
 

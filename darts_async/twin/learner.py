@@ -14,9 +14,9 @@ from darts_async.engines.step_stats import StepStats
 from darts_async.engines.token_sums import TokenSums
 from darts_async.messages import TrainGroup
 from darts_async.twin.machine import Machine
+from darts_async.twin.policy import Policy
 from darts_async.twin.profile import LearnerProfile
 from darts_async.twin.virtual_time import charge
-from darts_async.twin.workload import Policy
 
 __all__ = ["TwinTrainer"]
 

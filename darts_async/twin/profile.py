@@ -6,15 +6,31 @@ Times are seconds, lengths tokens. A profile says nothing of what a config says 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
+import tomli_w
 
 from darts_async.errors import ConfigError
+from darts_async.twin.recorded import RecordedGroup
 
-__all__ = ["EngineProfile", "LearnerProfile", "Profile", "RewardProfile", "WorkloadProfile", "names", "read_profile"]
+__all__ = [
+    "EngineProfile",
+    "LearnerProfile",
+    "Profile",
+    "RewardProfile",
+    "Twin",
+    "WorkloadProfile",
+    "names",
+    "read_twin",
+    "write_twin",
+]
+
+_decode: Final = msgspec.json.Decoder(tuple[RecordedGroup, ...]).decode
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -106,31 +122,54 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     learner: LearnerProfile
     reward: RewardProfile = RewardProfile()
     workload: WorkloadProfile = WorkloadProfile()
+    recorded: str = ""
+    """A file beside the profile, with lengths and rewards to replay (`recorded`) in the place of the model of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A profile with all that belongs to it."""
+
+    profile: Profile
+    groups: tuple[RecordedGroup, ...] = ()
 
 
 def names() -> list[str]:
     """Return the names of the profiles that come with the package."""
-    folder = resources.files("darts_async.twin") / "profiles"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(Path(entry.name).stem for entry in _builtin().iterdir() if entry.name.endswith(".toml"))
 
 
-def read_profile(name_or_path: str) -> Profile:
-    """Read a built-in profile by name, or any by path. Raises `ConfigError`."""
+def read_twin(name_or_path: str) -> Twin:
+    """Read a built-in profile by name, or any by path, with its recording. Raises `ConfigError`."""
+    folder: Traversable
     if name_or_path.endswith(".toml"):
-        try:
-            text = Path(name_or_path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("--twin", name_or_path, f"cannot be read ({error})", "Name a profile's file.") from error
+        folder, file = Path(name_or_path).parent, Path(name_or_path).name
     elif name_or_path in names():
-        text = (resources.files("darts_async.twin") / "profiles" / f"{name_or_path}.toml").read_text("utf-8")
+        folder, file = _builtin(), f"{name_or_path}.toml"
     else:
         fix = f"Choose one of {', '.join(names())}, or give the path of a .toml file."
         raise ConfigError("--twin", name_or_path, "is no profile that comes with the package", fix)
     try:
-        profile = msgspec.convert(tomllib.loads(text), Profile)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        profile = msgspec.convert(tomllib.loads((folder / file).read_text("utf-8")), Profile)
+        groups = _decode((folder / profile.recorded).read_bytes()) if profile.recorded else ()
+    except OSError as error:
+        raise ConfigError("--twin", name_or_path, f"cannot be read ({error})", "Name a profile's file.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
         raise ConfigError("--twin", name_or_path, f"is not a profile: {error}", "Mend the file.") from error
     points = [count for count, _ in profile.engine.token_s]
     if sorted(set(points)) != points:
         raise ConfigError("engine.token_s", points, "concurrencies must rise", f"Sort the points of {name_or_path}.")
-    return profile
+    return Twin(profile, groups)
+
+
+def write_twin(twin: Twin, path: Path) -> None:
+    """Write a profile, and its recording beside it."""
+    profile = twin.profile
+    if twin.groups:
+        profile = msgspec.structs.replace(profile, recorded=f"{path.stem}.lengths.json")
+        (path.parent / profile.recorded).write_bytes(msgspec.json.encode(twin.groups))
+    path.write_text(tomli_w.dumps(msgspec.to_builtins(profile)), "utf-8")
+
+
+def _builtin() -> Traversable:
+    return resources.files("darts_async.twin") / "profiles"

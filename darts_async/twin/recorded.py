@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from darts_async.algorithms.seeding import stable_hash
-from darts_async.twin.workload import Drawn
+from darts_async.twin.policy import Drawn
 
 __all__ = ["RecordedGroup", "RecordedResponse", "RecordedWorkload"]
 
@@ -57,7 +57,7 @@ class _Window:
 
 
 class RecordedWorkload:
-    """Implements `workload.Policy`."""
+    """Implements `policy.Policy`."""
 
     def __init__(self, groups: Iterable[RecordedGroup], seed: int) -> None:
         """Raises `ValueError` when there is no response that ended by itself."""

@@ -22,25 +22,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
-from typing import Final, Protocol
+from typing import Final
 
 from darts_async.algorithms.seeding import stable_hash
+from darts_async.twin.policy import Drawn
 from darts_async.twin.profile import WorkloadProfile
 
-__all__ = ["Drawn", "Policy", "Workload", "encode", "score"]
+__all__ = ["Workload"]
 
 _NORMAL: Final = NormalDist()
 _WORD: Final = 1 << 64
-_CORRECT, _WRONG = 1, 0
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A response before its cap."""
-
-    length: int
-    """Tokens; at least 1."""
-    correct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +41,6 @@ class _Prompt:
     log_odds: float
     effect: float
     """Signed: of z on the log-odds."""
-
-
-class Policy(Protocol):
-    """Who answers prompts in a twin: this file's model, or a recording (`recorded`)."""
-
-    def draw(self, prompt: int, seed: int, version: int) -> Drawn:
-        """Return the response that a version of the policy gives to a prompt with a seed."""
-
-    def trained(self, version: int, responses: Iterable[tuple[int, Sequence[int]]]) -> None:
-        """A step made `version` from these: prompts with the lengths of the responses that were trained on."""
-
-
-def encode(drawn: Drawn) -> int:
-    """Return the first token of a response, which says whether it is correct."""
-    return _CORRECT if drawn.correct else _WRONG
-
-
-def score(first_token: int) -> float:
-    """Return a response's reward by its first token."""
-    return 1.0 if first_token == _CORRECT else 0.0
 
 
 class Workload:

@@ -17,8 +17,9 @@ from darts_async.messages import RolloutRequest
 from darts_async.twin import virtual_time
 from darts_async.twin.engine import TwinEngine
 from darts_async.twin.machine import Machine
+from darts_async.twin.policy import Drawn
 from darts_async.twin.profile import EngineProfile, WorkloadProfile
-from darts_async.twin.workload import Drawn, Workload
+from darts_async.twin.workload import Workload
 
 CONFIG = load_config(None, [("generator.engine", "sim"), ("generator.stream_interval", "4")])
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darts_async.twin.policy import encode, score
 from darts_async.twin.profile import WorkloadProfile
-from darts_async.twin.workload import Workload, encode, score
+from darts_async.twin.workload import Workload
 
 NUMBERS = st.integers(0, 10**6)
 
