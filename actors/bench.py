@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from actors.local import LocalRun
+from actors.twin import run_twin
 from darts_async.bench.cell_record import CellRecord
 from darts_async.bench.events import CellEnded, CellStarted, EngineReady, Event, encode
 from darts_async.bench.plan import SeedPlan, engine_config
@@ -30,6 +31,7 @@ from darts_async.engines.rebased import RebasedEngine, original_weights
 from darts_async.errors import EngineDead
 from darts_async.runtime.job import Tell, main, unless_stopping
 from darts_async.runtime.record import Status
+from darts_async.twin.profile import read_twin
 
 _log = logging.getLogger(__name__)
 _SETTLE_S: Final = 5.0
@@ -134,8 +136,40 @@ def _first(error: BaseException | None) -> Exception | None:
     return next((leaf for leaf in leaves if isinstance(leaf, EngineDead)), leaves[0] if leaves else None)
 
 
+class TwinBench:
+    """Cells on virtual time: no engine, one after another in a thread."""
+
+    def __init__(self, plan: SeedPlan, tell: Tell, stopping: asyncio.Event) -> None:
+        self._configs = [load_config(path) for path in plan.configs]
+        self._twin = read_twin(plan.twin)
+        self._write = tell
+        self._stopping = stopping
+
+    async def run(self) -> None:
+        """Run every cell, or until the stop (a cell is not cut off)."""
+        self._tell(EngineReady(wall_s=0.0))
+        for config in self._configs:
+            if self._stopping.is_set():
+                return
+            name = config.run.name
+            self._tell(CellStarted(name))
+            try:
+                await asyncio.to_thread(run_twin, config, self._twin, self._tell)
+            except* Exception as failures:  # noqa: BLE001 - the cell's; the others go on
+                failure = _first(failures)
+                self._tell(CellEnded(name, "failed", f"{type(failure).__name__}: {failure}"))
+            else:
+                self._tell(CellEnded(name, "done"))
+            finally:
+                shutil.rmtree(RunPaths.of(config).weights, ignore_errors=True)
+
+    def _tell(self, event: Event) -> None:
+        self._write(encode(event))
+
+
 async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
-    await Bench(msgspec.json.decode(plan, type=SeedPlan), tell, stopping).run()
+    seed_plan = msgspec.json.decode(plan, type=SeedPlan)
+    await (TwinBench if seed_plan.twin else Bench)(seed_plan, tell, stopping).run()
 
 
 if __name__ == "__main__":

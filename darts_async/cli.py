@@ -58,12 +58,13 @@ def up(arguments: tuple[str, ...], dry_run: bool) -> None:
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--live", is_flag=True, help="On the real engine: every cell is a short training run.")
+@click.option("--twin", default="", metavar="PROFILE", help="On virtual time, as a profile says (name or .toml file).")
 @click.option("--presets", default="", help="Comma-separated configs to compare. Default: the published table's.")
 @click.option("--variant", multiple=True, metavar="'NAME: KEY=VALUE, ...'", help="A named setting. Repeatable.")
 @click.option("--grid", multiple=True, metavar="KEY=VALUE,...", help="Values of a key. Repeatable; lists in brackets.")
 @click.option("--table", type=click.Choice(["presets", "off_policy"]), default="presets", help="Which columns.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=2, show_default=True, help="Seeds 0, 1, ...")
-@click.option("--steps", type=click.IntRange(1, 15), default=15, show_default=True, help="Learner steps of a cell.")
+@click.option("--steps", type=click.IntRange(1, 10_000), default=15, show_default=True, help="Learner steps of a cell.")
 @click.option("--eval-prompts", type=click.IntRange(0), default=64, show_default=True, help="Held-out prompts.")
 @click.option("--out", default="runs/bench", show_default=True, help="Folder of the table and of a run per cell.")
 @click.option("--cell-timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds for a cell.")
@@ -72,6 +73,7 @@ def up(arguments: tuple[str, ...], dry_run: bool) -> None:
 def bench(
     arguments: tuple[str, ...],
     live: bool,
+    twin: str,
     presets: str,
     variant: tuple[str, ...],
     grid: tuple[str, ...],
@@ -102,8 +104,8 @@ def bench(
     source, overrides = parse_arguments(arguments)
     if source is not None:
         raise click.UsageError(f"unexpected argument {source!r}: name configs with --presets")
-    if not live:
-        raise click.UsageError("say --live: every cell is run on the engine")
+    if live == bool(twin):
+        raise click.UsageError("say --live (every cell is run on the engine) or --twin PROFILE (on virtual time)")
     from pathlib import Path  # noqa: PLC0415 - late, see above
 
     from darts_async.bench.columns import TABLES  # noqa: PLC0415
@@ -119,9 +121,11 @@ def bench(
         out=Path(out).absolute(),
         overrides=overrides,
         variants=make_variants(variant, grid),
+        twin=bool(twin),
     )
     readme = Path(write_readme) if write_readme else None
-    sys.exit(run_table(cells, Path(out).absolute(), TABLES[table], cell_timeout_s=cell_timeout, readme=readme))
+    folder, form = Path(out).absolute(), TABLES[table]
+    sys.exit(run_table(cells, folder, form, cell_timeout_s=cell_timeout, readme=readme, twin=twin))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

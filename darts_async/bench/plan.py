@@ -58,6 +58,8 @@ class SeedPlan(msgspec.Struct, frozen=True):
     configs: tuple[str, ...]
     """Paths of resolved configs, in the order in which they run; each one's folder is its run folder."""
     cell_timeout_s: float
+    twin: str = ""
+    """Name or path of the profile on which they run; empty: on the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def make_cells(
     out: Path,
     overrides: Sequence[tuple[str, str]] = (),
     variants: Sequence[Variant] = (Variant(),),
+    twin: bool = False,
 ) -> list[Cell]:
     """Load every preset in every variant with every seed 0..seeds-1, seed by seed; overrides go to all cells.
 
@@ -122,6 +125,8 @@ def make_cells(
         if key in varied:
             raise ConfigError(key, value, "is also set by --variant or --grid", "Set it in one place.")
     common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
+    if twin:
+        common.append(("checkpoint.every_steps", "0"))
     rows = [(index, variant) for index in range(len(presets)) for variant in variants]
     cells = []
     for seed in range(seeds):
@@ -130,16 +135,17 @@ def make_cells(
             label = ": ".join(part for part in (labels[index] if len(presets) > 1 else "", variant.label) if part)
             name = "-".join(part for part in (labels[index], variant.folder, f"seed{seed}") if part)
             own = [("run.dir", str(out)), ("run.name", name), ("run.seed", str(seed)), *variant.overrides]
-            cells.append(Cell(label or labels[index], seed, load_config(presets[index], [*common, *own])))
-    check_comparable(cells)
+            config = load_config(presets[index], [*common, *own])
+            cells.append(Cell(label or labels[index], seed, _without_engine(config) if twin else config))
+    check_comparable(cells, one_engine=not twin)
     return cells
 
 
-def check_comparable(cells: Sequence[Cell]) -> None:
-    """Raise `ConfigError` unless the cells may stand in one table and share an engine."""
+def check_comparable(cells: Sequence[Cell], *, one_engine: bool = True) -> None:
+    """Raise `ConfigError` unless the cells may stand in one table, and share an engine."""
     first = cells[0]
     replicas = first.config.generator.replicas
-    if replicas != 1:
+    if one_engine and replicas != 1:
         raise ConfigError("generator.replicas", replicas, "the table runs on one engine", "Set it to 1.")
     for cell in cells[1:]:
         for key in _SHARED:
@@ -147,6 +153,12 @@ def check_comparable(cells: Sequence[Cell]) -> None:
             if value != wanted:
                 rule = f"preset `{cell.preset}` differs from `{first.preset}` ({wanted!r}); one table has one value"
                 raise ConfigError(key, value, rule, f"Leave one of them out, or set it for all: --{key} VALUE.")
+
+
+def _without_engine(config: Config) -> Config:
+    """Leave out what is a real engine's alone: its arguments, and the check of its log-probs."""
+    generator = config.generator.model_copy(update={"engine": "sim", "engine_args": {}})
+    return config.model_copy(update={"generator": generator})
 
 
 def engine_config(configs: Sequence[Config]) -> Config:

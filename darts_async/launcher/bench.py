@@ -26,19 +26,24 @@ from darts_async.errors import ConfigError
 from darts_async.launcher.bench_process import SeedProcess
 from darts_async.launcher.bench_view import BenchView
 from darts_async.launcher.job_process import Interrupts
-from darts_async.launcher.preflight import check, create_run_folder
+from darts_async.launcher.preflight import check, check_run_folder, create_run_folder, make_run_folder
+from darts_async.twin.profile import read_twin
 
 
-def run_table(cells: Sequence[Cell], out: Path, form: TableForm, *, cell_timeout_s: float, readme: Path | None) -> int:
-    """Run what is missing, write and show the table; return the exit status. Raises `ConfigError` before it starts."""
+def run_table(
+    cells: Sequence[Cell], out: Path, form: TableForm, *, cell_timeout_s: float, readme: Path | None, twin: str = ""
+) -> int:
+    """Run what is missing, write and show the table; return the exit status. Raises `ConfigError` before it starts.
+
+    twin: name or path of the profile on which the cells run; empty: on the engine."""
     console = Console()
     if readme is not None:
         _parts(readme, form)
-    _clear_unfinished(cells)
+    _clear_unfinished(cells, twin=bool(twin))
     out.mkdir(parents=True, exist_ok=True)
     with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        whole = runner.run(_run_cells(cells, out, cell_timeout_s, view))
-    table = _write_table(cells, out, form)
+        whole = runner.run(_run_cells(cells, out, cell_timeout_s, view, twin))
+    table = _write_table(cells, out, form, twin)
     console.print(table, soft_wrap=True, markup=False, highlight=False)
     console.print(f"table: {out / 'table.md'}, {out / 'table.csv'}", soft_wrap=True, markup=False, highlight=False)
     if not whole:
@@ -50,7 +55,7 @@ def run_table(cells: Sequence[Cell], out: Path, form: TableForm, *, cell_timeout
     return 0 if all(cell.done for cell in cells) else 1
 
 
-async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, view: BenchView) -> bool:
+async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, view: BenchView, twin: str) -> bool:
     """Run what is not done yet; return False when interrupted. Raises `ConfigError` before anything starts."""
     todo = [cell for cell in cells if not cell.done]
     view.begin(cells, todo)
@@ -60,8 +65,8 @@ async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, vi
             while left and not interrupts.first.is_set():
                 for cell in left:
                     _clear(cell)
-                    create_run_folder(check(cell.config, cell.preset))
-                left = await SeedProcess(left, out / f"seed{seed}.log", cell_timeout_s, view, interrupts).run()
+                    make_run_folder(cell.config) if twin else create_run_folder(check(cell.config, cell.preset))
+                left = await SeedProcess(left, out / f"seed{seed}.log", cell_timeout_s, view, interrupts, twin).run()
     return not interrupts.first.is_set()
 
 
@@ -76,10 +81,10 @@ def _results(cells: Sequence[Cell]) -> list[CellResult]:
     return found
 
 
-def _write_table(cells: Sequence[Cell], out: Path, form: TableForm) -> str:
+def _write_table(cells: Sequence[Cell], out: Path, form: TableForm, twin: str) -> str:
     """Write `table.md` and `table.csv`; return the Markdown."""
     found = _results(cells)
-    text = to_markdown(found, _note(cells, found, form), form)
+    text = to_markdown(found, _note(cells, found, form, twin), form)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text, "utf-8")
     (out / "table.csv").write_text(to_csv(found), "utf-8")
@@ -99,15 +104,22 @@ def _parts(readme: Path, form: TableForm) -> tuple[str, str]:
     return head, tail
 
 
-def _note(cells: Sequence[Cell], found: Sequence[CellResult], form: TableForm) -> str:
+def _note(cells: Sequence[Cell], found: Sequence[CellResult], form: TableForm, twin: str) -> str:
     """How the figures came about: what a reader needs to judge them."""
     config = cells[0].config
     dates = sorted({str(cell.summary.get("bench", {}).get("date", "")) for cell in found if cell.summary} - {""})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else dt.datetime.now().astimezone().date()
     groups = config.run.steps * config.group.groups_per_step
     seeds = f"Seeds 0 to {cells[-1].seed}" if cells[-1].seed else "Seed 0"
+    trains = f"Every {form.row} trains {groups} groups of {config.group.size} in {config.run.steps} steps. {seeds}, "
+    if twin:
+        profile = read_twin(twin).profile
+        return (
+            f"{trains}on virtual time, profile `{profile.name}` ({profile.source}). Means over seeds, in parentheses "
+            f"smallest and largest. {form.legend}"
+        )
     return (
-        f"Every {form.row} trains {groups} groups of {config.group.size} in {config.run.steps} steps. {seeds}, "
+        f"{trains}"
         f"engine `{config.generator.engine}`, cells of a call share an engine per seed, all roles in "
         "one process. "
         f"{_processor()}, {os.cpu_count()} cores, {when}. Means over seeds, in parentheses smallest and largest; "
@@ -124,12 +136,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _clear_unfinished(cells: Sequence[Cell]) -> None:
+def _clear_unfinished(cells: Sequence[Cell], *, twin: bool) -> None:
     """Make room for what is to be run, and check that it can be. Raises `ConfigError`."""
     todo = [cell for cell in cells if not cell.done]
     for cell in todo:
         _clear(cell)
     for cell in {cell.preset: cell for cell in todo}.values():
+        if twin:
+            check_run_folder(cell.config, cell.paths)
+            continue
         check(cell.config, cell.preset)
 
 

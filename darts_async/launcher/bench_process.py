@@ -24,7 +24,13 @@ class SeedProcess:
     """One engine start and the cells it is for. Their run folders exist. `run` once."""
 
     def __init__(
-        self, cells: Sequence[Cell], log: Path, cell_timeout_s: float, view: BenchView, interrupts: Interrupts
+        self,
+        cells: Sequence[Cell],
+        log: Path,
+        cell_timeout_s: float,
+        view: BenchView,
+        interrupts: Interrupts,
+        twin: str = "",
     ) -> None:
         self._cells = {cell.name: cell for cell in cells}
         self._left = dict(self._cells)
@@ -33,14 +39,16 @@ class SeedProcess:
         self._cell_timeout_s = cell_timeout_s
         self._view = view
         self._interrupts = interrupts
+        self._twin = twin
         self._current: str | None = None
         """The cell that has begun and not ended."""
 
     async def run(self) -> list[Cell]:
         """Run the cells; return those that need another engine, because this one was lost. Fewer with every call."""
         paths = [str(cell.paths.resolved_config) for cell in self._cells.values()]
-        self._view.starting(self._config.run.seed, self._log)
-        plan = msgspec.json.encode(SeedPlan(tuple(paths), self._cell_timeout_s))
+        if not self._twin:
+            self._view.starting(self._config.run.seed, self._log)
+        plan = msgspec.json.encode(SeedPlan(tuple(paths), self._cell_timeout_s, self._twin))
         process = JobProcess("actors.bench", self._config, self._log, self._interrupts, self._view.note)
         first = Deadline(self._config.launch.ready_timeout_s, "the engine did not start (launch.ready_timeout_s)")
         try:
@@ -71,6 +79,8 @@ class SeedProcess:
 
     def _show(self, event: Event) -> None:
         match event:
+            case EngineReady() if self._twin:
+                pass
             case EngineReady():
                 self._view.ready(self._config.run.seed, event.wall_s)
             case CellStarted():

@@ -58,21 +58,26 @@ def check(config: Config, source: str | None) -> Plan:
 
 def create_run_folder(plan: Plan) -> None:
     """Make the run folder with its resolved config. Raises `ConfigError` when the file system refuses."""
-    paths = plan.paths
+    make_run_folder(plan.config)
+
+
+def make_run_folder(config: Config) -> None:
+    """`create_run_folder` for a config that is not checked against this machine: it runs on a twin."""
+    paths = RunPaths.of(config)
     try:
         paths.root.mkdir(parents=True)
         for folder in (paths.logs, paths.ledger, paths.checkpoints):
             folder.mkdir()
-        paths.resolved_config.write_text(to_toml(plan.config), "utf-8")
+        paths.resolved_config.write_text(to_toml(config), "utf-8")
         shared_weights.create(paths.weights)
     except FileExistsError:
-        raise _name_taken(plan.config, paths) from None
+        raise _name_taken(config, paths) from None
     except OSError as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(paths.root)
         raise ConfigError(
             "run.dir",
-            plan.config.run.dir,
+            config.run.dir,
             f"the run folder cannot be written ({error.strerror or error})",
             "Free some space, or choose another folder with --run.dir.",
         ) from None
