@@ -37,7 +37,14 @@ def run_twin(config: Config, twin: Twin, tell: Callable[[CellStep], None] = lamb
 
     Raises `RunFailed` when the run does not reach its end.
     """
-    return virtual_time.run(lambda: _run(config, twin, tell))
+    return virtual_time.run(lambda: _run(_on_twin(config), twin, tell))
+
+
+def _on_twin(config: Config) -> Config:
+    """Leave out what only a real engine and a real policy have: the engine's arguments, checkpoints."""
+    generator = config.generator.model_copy(update={"engine": "sim", "engine_args": {}})
+    checkpoint = config.checkpoint.model_copy(update={"every_steps": 0})
+    return config.model_copy(update={"generator": generator, "checkpoint": checkpoint})
 
 
 async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None]) -> dict[str, Any]:

@@ -129,6 +129,59 @@ def bench(
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--twin", default="cpu_quickstart", show_default=True, metavar="PROFILE", help="Name or .toml file.")
+@click.option("--knobs", default="", metavar="NAME,...", help="What to vary. Default: in_flight,ready,budget,eta,rule.")
+@click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
+@click.option("--seconds", type=click.FloatRange(1), default=180.0, show_default=True, help="No trial begins later.")
+@click.option("--steps", type=click.IntRange(3, 1000), default=8, show_default=True, help="Learner steps of a trial.")
+@click.option(
+    "--devices", type=click.IntRange(0), default=0, help="To split between generators and learner (knob split)."
+)
+@click.option("--max-staleness", type=click.FloatRange(0), default=None, help="Of what is recommended.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
+@click.option("--out", default="runs/tune", show_default=True, help="Folder of the table, the plot and the config.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
+def tune(
+    arguments: tuple[str, ...],
+    twin: str,
+    knobs: str,
+    trials: int,
+    seconds: float,
+    steps: int,
+    devices: int,
+    max_staleness: float | None,
+    seed: int,
+    out: str,
+) -> None:
+    """Find queue depths, budget and staleness bound for throughput, on a twin of the run: no GPU, minutes not hours.
+
+    Every trial is a run of a few steps by the real actors on virtual time; engine, learner and response lengths are
+    models out of a profile.
+
+    \b
+        darts-async tune my.toml --twin gpu_7b --knobs in_flight,budget,eta --trials 100
+    """
+    source, own = parse_arguments(arguments)
+    from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    from darts_async.launcher.tune import tune as search  # noqa: PLC0415
+    from darts_async.twin.search_space import DEFAULT_KNOBS  # noqa: PLC0415
+    from darts_async.twin.tune_events import TunePlan  # noqa: PLC0415
+
+    plan = TunePlan(
+        config="",
+        twin=twin,
+        knobs=tuple(name for name in knobs.split(",") if name) or DEFAULT_KNOBS,
+        trials=trials,
+        time_limit_s=seconds,
+        steps=steps,
+        devices=devices,
+        seed=seed,
+    )
+    sys.exit(search(source, own, plan, Path(out).absolute(), max_staleness))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--kill", default="", metavar="ROLE,...", help="Roles whose processes are killed (SIGKILL).")
 @click.option("--stop", default="", metavar="ROLE,...", help="Roles that stand still for a while (SIGSTOP).")
 @click.option("--delay", default="", metavar="ROLE,...", help="Roles that are held up many times a second.")

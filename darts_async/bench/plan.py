@@ -125,8 +125,6 @@ def make_cells(
         if key in varied:
             raise ConfigError(key, value, "is also set by --variant or --grid", "Set it in one place.")
     common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
-    if twin:
-        common.append(("checkpoint.every_steps", "0"))
     rows = [(index, variant) for index in range(len(presets)) for variant in variants]
     cells = []
     for seed in range(seeds):
@@ -135,8 +133,7 @@ def make_cells(
             label = ": ".join(part for part in (labels[index] if len(presets) > 1 else "", variant.label) if part)
             name = "-".join(part for part in (labels[index], variant.folder, f"seed{seed}") if part)
             own = [("run.dir", str(out)), ("run.name", name), ("run.seed", str(seed)), *variant.overrides]
-            config = load_config(presets[index], [*common, *own])
-            cells.append(Cell(label or labels[index], seed, _without_engine(config) if twin else config))
+            cells.append(Cell(label or labels[index], seed, load_config(presets[index], [*common, *own])))
     check_comparable(cells, one_engine=not twin)
     return cells
 
@@ -153,12 +150,6 @@ def check_comparable(cells: Sequence[Cell], *, one_engine: bool = True) -> None:
             if value != wanted:
                 rule = f"preset `{cell.preset}` differs from `{first.preset}` ({wanted!r}); one table has one value"
                 raise ConfigError(key, value, rule, f"Leave one of them out, or set it for all: --{key} VALUE.")
-
-
-def _without_engine(config: Config) -> Config:
-    """Leave out what is a real engine's alone: its arguments, and the check of its log-probs."""
-    generator = config.generator.model_copy(update={"engine": "sim", "engine_args": {}})
-    return config.model_copy(update={"generator": generator})
 
 
 def engine_config(configs: Sequence[Config]) -> Config:

@@ -1,0 +1,152 @@
+"""Searches settings on a twin: `python -m actors.tune --plan FILE`; each trial is told as one JSON line.
+
+The config as it is comes first, so that every later trial can be compared with it; then an optimiser with several
+objectives (NSGA-II, after a Latin start by its own random sampler) proposes. A trial is one run on virtual time of a
+few steps; the first step is not counted. Nothing is kept of a trial but its figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import optuna
+
+from actors.twin import run_twin
+from darts_async.config import Config, load_config
+from darts_async.config.paths import RunPaths
+from darts_async.errors import ConfigError, RunFailed
+from darts_async.runtime.job import Tell, main
+from darts_async.twin.profile import Twin, read_twin
+from darts_async.twin.search_space import DIRECTIONS, Choice, Figures, Knob, Trial, knobs_for, overrides
+from darts_async.twin.tune_events import TunePlan, encode
+
+_log = logging.getLogger(__name__)
+_POPULATION = 16
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory: trials write ledgers that nobody reads
+
+
+class Search:
+    """One search, trial by trial."""
+
+    def __init__(self, plan: TunePlan, folder: Path) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._twin = read_twin(plan.twin)
+        self._base = load_config(plan.config)
+        self._knobs = knobs_for(self._base, plan.knobs, plan.devices)
+        self._seen: dict[tuple[tuple[str, str], ...], Trial] = {}
+        self._num = 0
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=plan.seed)
+        self._study = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
+
+    def first(self) -> Trial:
+        """The config as it is."""
+        return self._try({})
+
+    def next(self) -> Trial:
+        """What the optimiser proposes next. A setting that was tried before is not run again."""
+        proposal = self._study.ask()
+        settings = {knob.key: _suggest(proposal, knob) for knob in self._knobs}
+        key = tuple(sorted(overrides(settings)))
+        known = self._seen.get(key)
+        trial = self._seen[key] = self._try(settings) if known is None else known
+        if trial.figures is None:
+            self._study.tell(proposal, state=optuna.trial.TrialState.FAIL)
+        else:
+            figures = trial.figures
+            self._study.tell(proposal, (figures.tokens_per_s, figures.staleness, figures.wasted))
+        return trial
+
+    def _try(self, settings: dict[str, str]) -> Trial:
+        self._num += 1
+        number = self._num - 1
+        name = f"trial-{number}"
+        own = [
+            *overrides(settings),
+            ("run.dir", str(self._folder)),
+            ("run.name", name),
+            ("run.steps", str(self._plan.steps)),
+            ("eval.prompts", "0"),
+        ]
+        try:
+            config = load_config(self._plan.config, own)
+            return Trial(number=number, settings=settings, figures=self._figures(config))
+        except (ConfigError, RunFailed) as error:
+            return Trial(number=number, settings=settings, figures=None, reason=str(error))
+        except ExceptionGroup as group:
+            _log.warning("trial %d: its run failed", number, exc_info=group)
+            return Trial(number=number, settings=settings, figures=None, reason=str(group.exceptions[0]))
+        finally:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _figures(self, config: Config) -> Figures:
+        paths = RunPaths.of(config)
+        for folder in (paths.root, paths.logs, paths.ledger, paths.checkpoints):
+            folder.mkdir()
+        try:
+            summary = run_twin(config, self._twin_for(config))
+        finally:
+            shutil.rmtree(paths.weights, ignore_errors=True)
+        if summary["status"] != "done":
+            raise RunFailed(f"the trial's run ended as {summary['status']}")
+        lines = [msgspec.json.decode(line) for line in paths.metrics.read_bytes().splitlines()]
+        return figures_of(summary, lines)
+
+    def _twin_for(self, config: Config) -> Twin:
+        """With a split, the learner computes on what the generators leave: its times scale with the devices' number."""
+        if not self._plan.devices:
+            return self._twin
+        profile, total = self._twin.profile, self._plan.devices
+        slower = (total - self._base.generator.replicas) / (total - config.generator.replicas)
+        learner = msgspec.structs.replace(
+            profile.learner, token_s=profile.learner.token_s * slower, step_s=profile.learner.step_s * slower
+        )
+        return Twin(msgspec.structs.replace(profile, learner=learner), self._twin.groups)
+
+
+def figures_of(summary: dict[str, Any], lines: list[dict[str, float]]) -> Figures:
+    """Return a finished run's figures; the first step, which waits for the first responses, is left out of rates."""
+    first, last = lines[0], lines[-1]
+    trained = last["tokens/trained"] - first["tokens/trained"]
+    tokens = summary["tokens"]
+    return Figures(
+        tokens_per_s=trained / max(last["wall_s"] - first["wall_s"], 1e-9),
+        staleness=summary["staleness"]["mean"] or 0.0,
+        wasted=1.0 - tokens["trained"] / max(tokens["generated"], 1),
+        step_s=statistics.median(line["learner/step_s"] for line in lines[1:]),
+        generator_idle=summary["idle_ratio"]["generator"] or 0.0,
+        learner_idle=summary["idle_ratio"]["learner"] or 0.0,
+    )
+
+
+def _suggest(proposal: optuna.Trial, knob: Knob) -> str:
+    if isinstance(knob, Choice):
+        return str(proposal.suggest_categorical(knob.key, knob.values))
+    return str(proposal.suggest_int(knob.key, knob.low, knob.high, log=knob.log))
+
+
+async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
+    tune_plan = msgspec.json.decode(plan, type=TunePlan)
+    began = time.monotonic()
+    within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="darts-tune-", dir=within) as folder:
+        search = await asyncio.to_thread(Search, tune_plan, Path(folder))
+        tell(encode(await asyncio.to_thread(search.first)))
+        for _ in range(tune_plan.trials - 1):
+            if stopping.is_set() or time.monotonic() - began > tune_plan.time_limit_s:
+                return
+            tell(encode(await asyncio.to_thread(search.next)))
+
+
+if __name__ == "__main__":
+    main("Searches settings on a twin", _work)

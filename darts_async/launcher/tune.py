@@ -1,0 +1,125 @@
+"""`darts-async tune`: has a process search on a twin, and turns what it found into a table, a plot and a config.
+
+Invariant: what was tried so far is on the disk (`trials.csv`) whenever the search stops, however it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from darts_async.config import Config, load_config, to_toml
+from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
+from darts_async.launcher.job_view import JobView
+from darts_async.launcher.tune_plot import plot
+from darts_async.twin.profile import read_twin
+from darts_async.twin.search_space import Figures, Trial, front, knobs_for, overrides, recommend
+from darts_async.twin.tune_events import TunePlan, decode
+
+__all__ = ["tune"]
+
+_TRIAL_S: Final = 600.0
+"""Longest silence: one trial of a large profile."""
+_COLUMNS: Final = ("tokens_per_s", "staleness", "wasted", "step_s", "generator_idle", "learner_idle")
+
+
+def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out: Path, limit: float | None) -> int:
+    """Search, show the front and the recommendation; return the exit status.
+
+    source, own: where the config is from, and what the command line set in it. limit: of the mean staleness. Raises
+    `ConfigError` before anything starts.
+    """
+    config = load_config(source, own)
+    read_twin(plan.twin)
+    knobs_for(config, plan.knobs, plan.devices)
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    with JobView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        trials, interrupted, reason = runner.run(_search(config, plan, out, view))
+    _write_csv(trials, out / "trials.csv")
+    best = recommend(trials, limit)
+    if best is None:
+        console.print(f"no setting was found: {reason or 'none of them is valid'}", markup=False, highlight=False)
+        return 130 if interrupted else 1
+    chosen, why = best
+    console.print(_front_table(trials, chosen))
+    plot(trials, chosen, out / "front.png")
+    tuned = out / "tuned.toml"
+    tuned.write_text(_tuned(source, own, chosen, why, plan), "utf-8")
+    settings = ", ".join(f"{key} = {value}" for key, value in chosen.settings.items()) or "the config as it is"
+    console.print(f"recommended: {settings}\n  because it is {why}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"config: {tuned} (darts-async up {tuned})", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"plot: {out / 'front.png'}, all trials: {out / 'trials.csv'}", markup=False, highlight=False)
+    return 130 if interrupted else int(bool(reason))
+
+
+async def _search(config: Config, plan: TunePlan, out: Path, view: JobView) -> tuple[list[Trial], bool, str]:
+    trials: list[Trial] = []
+    deadline = Deadline(_TRIAL_S, "a trial did not end")
+
+    def take(line: bytes) -> Deadline:
+        trials.append(decode(line))
+        view.progressed(len(trials), plan.trials)
+        return deadline
+
+    log = out / "tune.log"
+    with tempfile.TemporaryDirectory(prefix="darts-tune-") as folder, Interrupts().caught() as interrupts:
+        path = Path(folder) / "config.toml"
+        path.write_text(to_toml(config), "utf-8")
+        view.stage(f"searching {', '.join(plan.knobs)} on {plan.twin}: at most {plan.trials} trials")
+        process = JobProcess("actors.tune", config, log, interrupts, view.note)
+        end = await process.run(msgspec.json.encode(msgspec.structs.replace(plan, config=str(path))), deadline, take)
+        return trials, interrupts.first.is_set(), "" if end.status == 0 else end.reason
+
+
+def _front_table(trials: Sequence[Trial], chosen: Trial) -> Table:
+    best = front(trials)
+    keys = sorted({key for trial in best for key in trial.settings})
+    table = Table(title=f"the best of {len(trials)} trials (first line: the config as it is)")
+    for name in ("", *(key.partition(".")[2] for key in keys)):
+        table.add_column(name)
+    for name in ("tokens/s", "staleness", "wasted", "step s", "gen. idle", "learner idle"):
+        table.add_column(name, justify="right")
+    baseline = trials[0] if trials else chosen
+    for trial in [*([baseline] if baseline not in best else []), *best]:
+        mark = "->" if trial is chosen else ("as is" if trial is baseline else "")
+        values = (trial.settings.get(key, "") for key in keys)
+        table.add_row(mark, *values, *(_cells(trial.figures) if trial.figures else ["", trial.reason[:40]]))
+    return table
+
+
+def _cells(figures: Figures) -> list[str]:
+    return [
+        f"{figures.tokens_per_s:,.0f}",
+        f"{figures.staleness:.2f}",
+        f"{figures.wasted:.0%}",
+        f"{figures.step_s:.2f}",
+        f"{figures.generator_idle:.0%}",
+        f"{figures.learner_idle:.0%}",
+    ]
+
+
+def _write_csv(trials: Sequence[Trial], path: Path) -> None:
+    keys = sorted({key for trial in trials for key in trial.settings})
+    with path.open("w", encoding="utf-8", newline="") as sink:
+        writer = csv.writer(sink)
+        writer.writerow(["trial", *keys, *_COLUMNS, "reason"])
+        for trial in trials:
+            figures = ["" if trial.figures is None else getattr(trial.figures, name) for name in _COLUMNS]
+            writer.writerow([trial.number, *(trial.settings.get(key, "") for key in keys), *figures, trial.reason])
+
+
+def _tuned(source: str | None, own: Sequence[tuple[str, str]], chosen: Trial, why: str, plan: TunePlan) -> str:
+    """The recommended config in full, ready to run."""
+    config = load_config(source, [*own, *overrides(chosen.settings)])
+    config = config.model_copy(update={"run": config.run.model_copy(update={"name": ""})})
+    return f"# Found by `darts-async tune` on profile {plan.twin}: {why}.\n\n{to_toml(config)}"

@@ -1,0 +1,42 @@
+"""What the process that searches is given, and what it tells: one JSON object a line, typed on both ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from darts_async.twin.search_space import Trial
+
+__all__ = ["TunePlan", "decode", "encode"]
+
+
+class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One search."""
+
+    config: str
+    """Path of a resolved config."""
+    twin: str
+    """Name or path of a profile."""
+    knobs: tuple[str, ...]
+    trials: int
+    time_limit_s: float
+    """No trial begins later."""
+    steps: int
+    """Learner steps of a trial."""
+    devices: int = 0
+    """To be split between generators and learner; 0: as the config and the profile say."""
+    seed: int = 0
+
+
+_DECODER: Final = msgspec.json.Decoder(Trial)
+
+
+def encode(trial: Trial) -> bytes:
+    """Return the trial's line."""
+    return msgspec.json.encode(trial) + b"\n"
+
+
+def decode(line: bytes) -> Trial:
+    """Read a line. Raises `msgspec.DecodeError`."""
+    return _DECODER.decode(line)
