@@ -11,11 +11,9 @@ import asyncio
 import logging
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import optuna
@@ -25,8 +23,9 @@ from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError, RunFailed
 from darts_async.runtime.job import Tell, main
+from darts_async.twin.figures import Figures, figures_of
 from darts_async.twin.profile import Twin, read_twin
-from darts_async.twin.search_space import DIRECTIONS, Choice, Figures, Knob, Trial, knobs_for, overrides
+from darts_async.twin.search_space import DIRECTIONS, Choice, Knob, Trial, knobs_for, overrides
 from darts_async.twin.tune_events import TunePlan, encode
 
 _log = logging.getLogger(__name__)
@@ -112,21 +111,6 @@ class Search:
             profile.learner, token_s=profile.learner.token_s * slower, step_s=profile.learner.step_s * slower
         )
         return Twin(msgspec.structs.replace(profile, learner=learner), self._twin.groups)
-
-
-def figures_of(summary: dict[str, Any], lines: list[dict[str, float]]) -> Figures:
-    """Return a finished run's figures; the first step, which waits for the first responses, is left out of rates."""
-    first, last = lines[0], lines[-1]
-    trained = last["tokens/trained"] - first["tokens/trained"]
-    tokens = summary["tokens"]
-    return Figures(
-        tokens_per_s=trained / max(last["wall_s"] - first["wall_s"], 1e-9),
-        staleness=summary["staleness"]["mean"] or 0.0,
-        wasted=1.0 - tokens["trained"] / max(tokens["generated"], 1),
-        step_s=statistics.median(line["learner/step_s"] for line in lines[1:]),
-        generator_idle=summary["idle_ratio"]["generator"] or 0.0,
-        learner_idle=summary["idle_ratio"]["learner"] or 0.0,
-    )
 
 
 def _suggest(proposal: optuna.Trial, knob: Knob) -> str:

@@ -138,6 +138,8 @@ def bench(
     "--devices", type=click.IntRange(0), default=0, help="To split between generators and learner (knob split)."
 )
 @click.option("--max-staleness", type=click.FloatRange(0), default=None, help="Of what is recommended.")
+@click.option("--calibrate", multiple=True, metavar="RUN", help="Make a profile of finished runs instead. Repeatable.")
+@click.option("--name", default="calibrated", show_default=True, help="Of the profile that --calibrate makes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
 @click.option("--out", default="runs/tune", show_default=True, help="Folder of the table, the plot and the config.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
@@ -150,6 +152,8 @@ def tune(
     steps: int,
     devices: int,
     max_staleness: float | None,
+    calibrate: tuple[str, ...],
+    name: str,
     seed: int,
     out: str,
 ) -> None:
@@ -160,9 +164,22 @@ def tune(
 
     \b
         darts-async tune my.toml --twin gpu_7b --knobs in_flight,budget,eta --trials 100
+
+    A profile of your own machine and policy is made of finished runs; two that overlap differently are best:
+
+    \b
+        darts-async tune --calibrate runs/sync --calibrate runs/async --name mine --out profiles
+        darts-async tune my.toml --twin profiles/mine.toml
     """
     source, own = parse_arguments(arguments)
     from pathlib import Path  # noqa: PLC0415 - late, see above
+
+    if calibrate:
+        if source is not None or own:
+            raise click.UsageError("--calibrate reads the runs' own configs: name no other")
+        from darts_async.launcher.calibrate import calibrate_runs  # noqa: PLC0415
+
+        sys.exit(calibrate_runs([Path(run) for run in calibrate], name, Path(out).absolute()))
 
     from darts_async.launcher.tune import tune as search  # noqa: PLC0415
     from darts_async.twin.search_space import DEFAULT_KNOBS  # noqa: PLC0415

@@ -38,6 +38,8 @@ class _Step:
     staleness_max: int = 0
     wait_s: float = 0.0
     forward_backward_s: float = 0.0
+    num_calls: int = 0
+    """How often groups were handed to the trainer."""
 
 
 class TrainingRecord:
@@ -100,6 +102,7 @@ class TrainingRecord:
     def computed(self, seconds: float) -> None:
         """Forward and backward took this long."""
         self._step.forward_backward_s += seconds
+        self._step.num_calls += 1
 
     def finish_step(
         self,
@@ -120,6 +123,7 @@ class TrainingRecord:
             "learner/step_s": wall_s,
             "learner/wait_s": step.wait_s,
             "learner/forward_backward_s": step.forward_backward_s,
+            "learner/calls": float(step.num_calls),
             "learner/publish_ms": publish_ms,
             "learner/idle_ratio": step.wait_s / wall_s if wall_s > 0 else 0.0,
             "learner/skipped_steps": float(self.num_skipped + skipped),

@@ -21,14 +21,17 @@ from darts_async.config import Config, load_config, to_toml
 from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
 from darts_async.launcher.job_view import JobView
 from darts_async.launcher.tune_plot import plot
+from darts_async.twin.figures import Figures
 from darts_async.twin.profile import read_twin
-from darts_async.twin.search_space import Figures, Trial, front, knobs_for, overrides, recommend
+from darts_async.twin.search_space import Trial, front, knobs_for, overrides, recommend
 from darts_async.twin.tune_events import TunePlan, decode
 
 __all__ = ["tune"]
 
 _TRIAL_S: Final = 600.0
 """Longest silence: one trial of a large profile."""
+_FILE_COLUMNS: Final = 150
+"""Width of the table where there is no terminal to fill."""
 _COLUMNS: Final = ("tokens_per_s", "staleness", "wasted", "step_s", "generator_idle", "learner_idle")
 
 
@@ -43,6 +46,8 @@ def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out
     knobs_for(config, plan.knobs, plan.devices)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_COLUMNS)
     with JobView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         trials, interrupted, reason = runner.run(_search(config, plan, out, view))
     _write_csv(trials, out / "trials.csv")
@@ -83,17 +88,16 @@ async def _search(config: Config, plan: TunePlan, out: Path, view: JobView) -> t
 
 def _front_table(trials: Sequence[Trial], chosen: Trial) -> Table:
     best = front(trials)
-    keys = sorted({key for trial in best for key in trial.settings})
-    table = Table(title=f"the best of {len(trials)} trials (first line: the config as it is)")
-    for name in ("", *(key.partition(".")[2] for key in keys)):
-        table.add_column(name)
+    table = Table(title=f"the best of {len(trials)} trials, and the config as it is")
+    table.add_column("")
+    table.add_column("settings", overflow="fold", ratio=1)
     for name in ("tokens/s", "staleness", "wasted", "step s", "gen. idle", "learner idle"):
         table.add_column(name, justify="right")
     baseline = trials[0] if trials else chosen
     for trial in [*([baseline] if baseline not in best else []), *best]:
         mark = "->" if trial is chosen else ("as is" if trial is baseline else "")
-        values = (trial.settings.get(key, "") for key in keys)
-        table.add_row(mark, *values, *(_cells(trial.figures) if trial.figures else ["", trial.reason[:40]]))
+        settings = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in trial.settings.items())
+        table.add_row(mark, settings or "-", *(_cells(trial.figures) if trial.figures else ["", trial.reason[:40]]))
     return table
 
 

@@ -32,4 +32,4 @@ def plot(trials: Sequence[Trial], chosen: Trial, path: Path) -> None:
     axes.set_xlabel("share of generated tokens that is not trained on")
     axes.set_ylabel("trained tokens per second")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    FigureCanvasAgg(figure).print_png(str(path))  # type: ignore[no-untyped-call]

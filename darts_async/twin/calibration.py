@@ -70,9 +70,9 @@ def read_run(folder: Path) -> RunData:
             f"ended as {summary.get('status')!r} after {len(lines)} steps; four steps of a run that is done are needed"
         )
         raise ConfigError("--calibrate", str(folder), rule, "Run it again to its end.")
-    if not summary.get("engine", {}).get("token_s"):
+    if not summary.get("engine", {}).get("token_s") or "learner/calls" not in lines[-1]:
         fix = "Run it again with this version of darts-async."
-        raise ConfigError("--calibrate", str(folder), "has no latencies in summary.json", fix)
+        raise ConfigError("--calibrate", str(folder), "lacks figures that a calibration needs", fix)
     config = load_config(str(paths.resolved_config))
     return RunData(config, lines, summary, list(_groups(paths.ledger)))
 
@@ -105,7 +105,7 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
         ),
         learner=LearnerProfile(
             token_s=learner.token_s,
-            call_s=learner.fixed_s,
+            call_s=learner.call_s,
             step_s=_fit_step(runs),
             publish_s=_median([_ms(line.get("learner/publish_ms")) for run in runs for line in run.steps[_WARM_UP:]]),
             beside_generator=learner.factor,
@@ -149,13 +149,14 @@ def _groups(folder: Path) -> Iterator[RecordedGroup]:
 
 
 def _fit_learner(runs: Sequence[RunData]) -> LinearCost:
-    tokens, seconds, beside = [], [], []
+    calls, tokens, seconds, beside = [], [], [], []
     for run in runs:
         for line, busy in _with_engine_share(run):
+            calls.append(line["learner/calls"])
             tokens.append(line["learner/padded_tokens"])
             seconds.append(line["learner/forward_backward_s"])
             beside.append(busy)
-    return fit_cost(tokens, seconds, beside)
+    return fit_cost(calls, tokens, seconds, beside)
 
 
 def _fit_step(runs: Sequence[RunData]) -> float:
@@ -191,7 +192,7 @@ def _fit_engine_factor(runs: Sequence[RunData], curve: Sequence[tuple[float, flo
                 shares.append(_learner_share(line))
     if not seconds:
         return 1.0, 0.0
-    cost = fit_cost([0.0] * len(seconds), seconds, shares)
+    cost = fit_cost([1.0] * len(seconds), [0.0] * len(seconds), seconds, shares)
     return cost.factor, sum(shares) / len(shares)
 
 

@@ -1,7 +1,8 @@
 """Small fits: what a real run's figures say about the models of its twin. Pure.
 
 Both sides of a machine that generator and learner share slow each other down, so each fit has a factor for the share
-of time in which the other one was at work: `seconds = (fixed + per_token * tokens) * (1 + (factor - 1) * share)`.
+of time in which the other one was at work:
+`seconds = (call_s * calls + token_s * tokens) * (1 + (factor - 1) * share)`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MIN_SPREAD: Final = 0.1
 class LinearCost:
     """Seconds of something."""
 
-    fixed_s: float
+    call_s: float
     token_s: float
     factor: float
     """How much longer while the other one is at work."""
@@ -32,23 +33,25 @@ class LinearCost:
     """Root of the mean squared difference, relative to the mean."""
 
 
-def fit_cost(tokens: Sequence[float], seconds: Sequence[float], beside: Sequence[float]) -> LinearCost:
-    """Fit seconds by tokens and by the share of time that the other side was at work; nothing may be negative.
+def fit_cost(
+    calls: Sequence[float], tokens: Sequence[float], seconds: Sequence[float], beside: Sequence[float]
+) -> LinearCost:
+    """Fit seconds by calls, tokens and the share of time that the other side was at work; nothing may be negative.
 
     The factor stays 1 where the shares hardly differ: it is then in the other two. Raises `ValueError` for no data.
     """
-    x, y, share = np.asarray(tokens, float), np.asarray(seconds, float), np.asarray(beside, float)
+    n, x, y, share = (np.asarray(values, float) for values in (calls, tokens, seconds, beside))
     if not x.size:
         raise ValueError("there is nothing to fit")
     factors = _FACTORS if np.ptp(share) >= _MIN_SPREAD and x.size > 3 else np.ones(1)
     best: tuple[float, LinearCost] | None = None
     for factor in factors:
         slow = 1.0 + (factor - 1.0) * share
-        fixed, per_token = _line(x, y, slow)
-        squares = float(np.mean((slow * (fixed + per_token * x) - y) ** 2))
+        per_call, per_token = _plane(slow * n, slow * x, y)
+        squares = float(np.mean((slow * (per_call * n + per_token * x) - y) ** 2))
         if best is None or squares < best[0] * (1 - 1e-9):
             error = float(np.sqrt(squares) / max(np.mean(y), 1e-12))
-            best = squares, LinearCost(fixed, per_token, float(factor), error)
+            best = squares, LinearCost(per_call, per_token, float(factor), error)
     assert best is not None
     return best[1]
 
@@ -68,14 +71,13 @@ def rising(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, floa
     return [(x / weight, y / weight) for x, y, weight in blocks]
 
 
-def _line(x: NDArray[np.float64], y: NDArray[np.float64], slow: NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares of `y = slow * (a + b x)` with a, b >= 0."""
-    columns = np.stack([slow, slow * x], axis=1)
-    (a, b), *_ = np.linalg.lstsq(columns, y, rcond=None)
+def _plane(u: NDArray[np.float64], v: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Least squares of `y = a u + b v` with a, b >= 0."""
+    (a, b), *_ = np.linalg.lstsq(np.stack([u, v], axis=1), y, rcond=None)
     if a < 0:
-        return 0.0, _ratio(slow * x, y)
+        return 0.0, _ratio(v, y)
     if b < 0:
-        return _ratio(slow, y), 0.0
+        return _ratio(u, y), 0.0
     return float(a), float(b)
 
 

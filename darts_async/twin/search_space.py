@@ -14,11 +14,12 @@ import msgspec
 
 from darts_async.config import Config
 from darts_async.errors import ConfigError
+from darts_async.twin.figures import Figures
 
-__all__ = ["KNOBS", "Choice", "Figures", "Range", "Trial", "front", "knobs_for", "recommend"]
+__all__ = ["KNOBS", "Choice", "Range", "Trial", "front", "knobs_for", "recommend"]
 
 _CLOSE: Final = 0.03
-"""Settings within this share of the fastest count as equally fast: what a search over few steps can tell apart."""
+"""Settings within this share of the fastest count as equally fast: few steps cannot tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +43,6 @@ class Choice:
 Knob = Range | Choice
 KNOBS: Final = ("in_flight", "ready", "chunk", "budget", "eta", "rule", "min_chunk", "split")
 DEFAULT_KNOBS: Final = ("in_flight", "ready", "budget", "eta", "rule")
-
-
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a setting came to."""
-
-    tokens_per_s: float
-    """Trained tokens over the time from the first dispatch to the last step."""
-    staleness: float
-    """Versions, mean over trained tokens."""
-    wasted: float
-    """Share of the generated tokens that is not trained on."""
-    step_s: float
-    generator_idle: float
-    learner_idle: float
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,8 +127,8 @@ def recommend(trials: Sequence[Trial], max_staleness: float | None = None) -> tu
         why = f"the fastest: {figures.tokens_per_s:,.0f} trained tokens/s, none other within {_CLOSE:.0%} of it"
     else:
         why = (
-            f"{figures.tokens_per_s:,.0f} trained tokens/s, within {_CLOSE:.0%} of the fastest ({fastest:,.0f}); of the "
-            f"{len(close)} settings that are, the one that wastes least ({figures.wasted:.0%} of its tokens; staleness "
+            f"{figures.tokens_per_s:,.0f} trained tokens/s, within {_CLOSE:.0%} of the fastest ({fastest:,.0f}); of "
+            f"the {len(close)} settings that are, it wastes least ({figures.wasted:.0%} of its tokens; staleness "
             f"{figures.staleness:.2f})"
         )
     limit = "" if max_staleness is None else f"; staleness at most {max_staleness:g} was asked for"
