@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from darts_async.algorithms.evaluation import EvalSchedule
+from darts_async.algorithms.generator_waits import GeneratorAt, generator_waits
 from darts_async.algorithms.latency_probe import LatencyProbe
 from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
@@ -50,6 +51,7 @@ from darts_async.messages import (
 from darts_async.metrics import BusyClock, percentile
 from darts_async.runtime.chunk_outbox import ChunkOutbox
 from darts_async.runtime.links import GeneratorLinks
+from darts_async.runtime.waiting import Outlook
 
 _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
@@ -72,9 +74,11 @@ async def run(links: GeneratorLinks, config: Config, engine: RolloutEngine | Non
     try:
         started = await _start(engine, supervisor.stopping)
         replica = _Replica(links, config, engine)
+        supervisor.look = replica.look
         if started:
-            await links.cancels.send(GeneratorHello(replica=links.rank))
-            await links.policy.send(GeneratorHello(replica=links.rank))
+            hello = GeneratorHello(replica=links.rank, incarnation=supervisor.incarnation)
+            await links.cancels.send(hello)
+            await links.policy.send(hello)
             await supervisor.ready()
             await replica.serve()
         await links.trajectories.send(StreamEnd(role="generator", rank=links.rank))
@@ -102,6 +106,7 @@ class _Candidate:
 
     def __init__(self, request: RolloutRequest) -> None:
         self.request = request
+        self.began_s = time.monotonic()
         self.min_version = request.min_policy_version
         """It is held until the engine serves this; parking raises it."""
         self.released = asyncio.Event()
@@ -153,8 +158,12 @@ class _Replica:
         self._progress: dict[int, int] = {}
         self._progress_news = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._num_reports = 0
+        """Ends of candidates on their way into the link."""
         self._swaps = SwapOrder(schedule)
         self._update_news = asyncio.Event()
+        self._loading: int | None = None
+        """The version that the engine is taking up."""
         self._clock = BusyClock()
         self._probe = LatencyProbe()
         self._counts = dict.fromkeys(("trajectories", "cancelled", "failed", "parked", "tokens", "streams_dropped"), 0)
@@ -238,8 +247,10 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
+        self._num_reports += 1
         async with self._sending:
             await self._links.trajectories.send(message)
+        self._num_reports -= 1
         self._granted += 1
         self._credit_news.set()
 
@@ -429,7 +440,7 @@ class _Replica:
         """Introduce ourselves to whoever is started anew: it knows nobody."""
         while True:
             lost = await self._links.supervisor.losses.get()
-            hello = GeneratorHello(replica=self._links.rank)
+            hello = GeneratorHello(replica=self._links.rank, incarnation=self._incarnation)
             if lost.role == "learner":
                 await self._links.policy.send(hello)
             elif lost.role == "selector":
@@ -464,14 +475,17 @@ class _Replica:
         before = self._engine.version
         started = time.monotonic()
         self._probe.interrupted()
+        self._loading = update.version
         try:
-            await self._engine.update_weights(update.version, update.weights)
+            weights = await self._links.weights(update)
+            await self._engine.update_weights(update.version, weights)
         except ProtocolError as error:
             if self._swaps.next() is update:
                 raise
             _log.warning("version %d was overtaken while it was loaded: %s", update.version, error)
             return
         finally:
+            self._loading = None
             self._probe.interrupted()
         update_ms = 0.0
         if self._engine.version != before:
@@ -539,6 +553,27 @@ class _Replica:
         }
         if not supervisor.stopping.is_set():
             supervisor.state = "decoding" if self._clock.num_running else "waiting for requests"
+
+    def look(self) -> Outlook:
+        """What it is at, and what its candidates wait for."""
+        waiting = [candidate for candidate in self._live.values() if not candidate.released.is_set()]
+        update = self._swaps.next() if self._between_batches else None
+        at = GeneratorAt(
+            version=self._engine.version,
+            num_running=self._clock.num_running,
+            oldest_s=max((time.monotonic() - c.began_s for c in self._live.values()), default=0.0),
+            held=[c.min_version for c in waiting if not c.parked],
+            parked=[c.min_version for c in waiting if c.parked],
+            free=self._granted - self._num_taken,
+            known=self._swaps.newest,
+            loading=self._loading,
+            empties_for=None if update is None or self._loading is not None else update.version,
+            evaluates=self._engine.version if self._swaps.is_holding else None,
+            reports=self._num_reports,
+            tokens=self._counts["tokens"],
+            sent=self._links.trajectories.stats.sent,
+        )
+        return Outlook(sum(self._counts.values()) + self._num_taken + self._engine.version, generator_waits(at))
 
     def summary(self) -> dict[str, float]:
         """Return the role's part of the run's summary. Percentiles of nothing are NaN."""

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from darts_async.algorithms.chunking import groups_wanted
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.finished_step import FinishedStep
+from darts_async.algorithms.learner_waits import LearnerAt, Stage, learner_waits
 from darts_async.algorithms.limits import EndedBy, RunLimits
 from darts_async.algorithms.parity import GROSS_LIMITS, FirstStep, precision_of
 from darts_async.algorithms.staleness import eta_of, staleness
 from darts_async.algorithms.training_record import TrainingRecord
 from darts_async.config import Config
 from darts_async.config.frozen import needs_proximal, needs_reference, streams_tokens
+from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths
 from darts_async.engines.weight_store import WeightStore
 from darts_async.errors import ProtocolError, RunFailed
@@ -37,6 +39,7 @@ from darts_async.messages import (
     ChunksDropped,
     GroupSwept,
     LearnerState,
+    SetKnobs,
     StateTaken,
     StepDone,
     StepMetrics,
@@ -51,6 +54,7 @@ from darts_async.runtime.saving import Saving
 from darts_async.runtime.score_ahead import ScoreAhead
 from darts_async.runtime.spool import Chunk, Refused, Spool, SpooledStep
 from darts_async.runtime.step_journal import StepJournal
+from darts_async.runtime.waiting import Outlook
 
 if TYPE_CHECKING:
     from darts_async.engines.frozen import FrozenPolicies
@@ -71,6 +75,7 @@ async def run(links: LearnerLinks, config: Config, trainer: Trainer | None = Non
     Loads the policy unless handed a trainer.
     """
     learner = _Learner(links, config)
+    links.supervisor.look, links.supervisor.knobs = learner.look, learner.set_knobs
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(learner.serve()), tasks.create_task(learner.heed_losses())]
@@ -128,11 +133,47 @@ class _Learner:
         self._trainer: Trainer | None = None
         self._frozen: FrozenPolicies | None = None
         """Of the trainer, where the config needs any."""
+        self._stage: Stage = "computing"
+        self._num_computed = 0
+        """Calls of the trainer that have returned."""
         self._ahead: ScoreAhead | None = None
         """Where tokens are streamed."""
         self._goes_on = self._supervisor.incarnation > 0 or self._supervisor.resumed
         if not self._goes_on:
             self._is_up.set()
+
+    # --- what others ask of it ----------------------------------------------------------------------------------------
+
+    def look(self) -> Outlook:
+        """What it is at, or waits for."""
+        record, stage = self._record, self._stage
+        at = LearnerAt(
+            stage=stage,
+            what=self._supervisor.state,
+            version=self.policy.version,
+            received=len(record.group_ids),
+            size=self._config.group.groups_per_step,
+            awaits_all=self._config.pipeline.mode == "sync",
+            peer=self.policy.telling,
+            mark=(stage, self._links.groups.stats.received if stage == "groups" else self._num_computed),
+        )
+        return Outlook(self._num_computed + record.num_groups + record.num_swept, learner_waits(at))
+
+    async def set_knobs(self, order: SetKnobs) -> str:
+        """Heeded where it is looked at next: chunks with the next group, limits and checkpoints at the step's end."""
+        self._config = with_values(self._config, {key: change.new for key, change in order.changes.items()})
+        self._limits = RunLimits.of(self._config)
+        self._saving.follow(self._config)
+        return ""
+
+    @contextlib.contextmanager
+    def _at(self, stage: Stage) -> Iterator[None]:
+        """The main task's alone: what is done in the background holds nothing up."""
+        before, self._stage = self._stage, stage
+        try:
+            yield
+        finally:
+            self._stage = before
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
@@ -187,7 +228,8 @@ class _Learner:
         await self._saving.last(version)
         done = self._ended_by is not None and self._supervisor.stop_reason == "done"
         wait_s = _SCORE_SHARE * self._config.launch.drain_timeout_s if done else 0.0
-        await self._saving.last_score(version, wait_s)
+        with self._at("score"):
+            await self._saving.last_score(version, wait_s)
         if done:
             await self._saving.finished()
 
@@ -205,7 +247,7 @@ class _Learner:
             if lost.role == "selector":
                 await self._tell_state()
             elif lost.role == "generator":
-                self.policy.lost(lost.rank)
+                self.policy.lost(lost.rank, lost.incarnation)
 
     def close(self) -> None:
         """Let go of threads and files."""
@@ -272,10 +314,11 @@ class _Learner:
     async def _await_selector(self) -> None:
         """Until the selector has heard of the state. Cancelled when the run stops."""
         self._supervisor.state = "waiting for the selector"
-        while self._answered < self._epoch:
-            message = await self._links.groups.recv()
-            if not isinstance(message, TrainGroup):  # groups before the answer are void
-                await self._heed(message)
+        with self._at("selector"):
+            while self._answered < self._epoch:
+                message = await self._links.groups.recv()
+                if not isinstance(message, TrainGroup):  # groups before the answer are void
+                    await self._heed(message)
 
     async def _heed(self, message: StateTaken | ChunksDropped | StreamEnd) -> None:
         match message:
@@ -309,7 +352,8 @@ class _Learner:
             self._supervisor.state = "writing the checkpoint"
             await self._saving.last(self.policy.version)
             self._supervisor.state = "done, serving the last weights"
-            await self._unless_stopping(self._discard_groups())
+            with self._at("ended"):
+                await self._unless_stopping(self._discard_groups())
 
     async def _unless_stopping(self, work: Coroutine[None, None, None]) -> None:
         """Run until it is done or the run is stopped, which cancels it."""
@@ -325,7 +369,10 @@ class _Learner:
             return await self._submit(function, *arguments)
 
     async def _submit(self, function: Callable[..., _Result], *arguments: object) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
+        finally:
+            self._num_computed += 1
 
     async def _discard_groups(self) -> None:
         """Let nobody wait for room on the link: groups that come after the last step are not trained."""
@@ -337,8 +384,6 @@ class _Learner:
     async def _gather(self) -> None:
         """Take groups until the step is full, with their gradients. Cancelled when the run stops."""
         size = self._config.group.groups_per_step
-        whole_batch = self._config.pipeline.mode == "sync"
-        min_chunk = self._config.queues.min_chunk
         received, self._open = self._open, SpooledStep()
         for group in received.groups:
             self._accept(group)
@@ -347,16 +392,20 @@ class _Learner:
         left, waiting = size - received.num_trained, received.waiting
         self._swept = set(received.refused)
         while left:
-            wanted = groups_wanted(left=left, min_chunk=min_chunk, whole_batch=whole_batch)
-            if len(waiting) < wanted:
+            if len(waiting) < self._groups_wanted(left):
                 waiting = waiting + await self._receive(left - len(waiting))
-            is_chunk = len(waiting) >= wanted
+            is_chunk = len(waiting) >= self._groups_wanted(left)  # asked again: the setting may have changed
             if is_chunk:
                 self._spool.put(self.policy.version, Chunk(num_groups=len(waiting)))
-            await self._spool.sync()
+            with self._at("spool"):
+                await self._spool.sync()
             if is_chunk:
                 await self._accumulate(waiting)
                 left, waiting = left - len(waiting), []
+
+    def _groups_wanted(self, left: int) -> int:
+        whole_batch = self._config.pipeline.mode == "sync"
+        return groups_wanted(left=left, min_chunk=self._config.queues.min_chunk, whole_batch=whole_batch)
 
     async def _accumulate(self, groups: list[TrainGroup]) -> None:
         assert self._trainer is not None
@@ -380,7 +429,8 @@ class _Learner:
         began = time.monotonic()
         accepted: list[TrainGroup] = []
         while len(accepted) < limit and (not accepted or self._links.groups.stats.depth):
-            message = await self._links.groups.recv()
+            with self._at("groups"):
+                message = await self._links.groups.recv()
             self._show()
             if not isinstance(message, TrainGroup):
                 await self._heed(message)
@@ -408,10 +458,11 @@ class _Learner:
         if newest > version:
             raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
         stale = staleness(version, group.oldest_version)
-        if stale > self._eta:
+        eta = self._eta if group.max_staleness is None else group.max_staleness
+        if stale > eta:
             record.num_swept += group.group_id not in self._swept
             self._spool.put(version, Refused(group_id=group.group_id))
-            _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, self._eta)
+            _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, eta)
             self._drop_chunks(group.candidate_ids)
             await self._links.steps.send(GroupSwept(group_id=group.group_id, staleness=stale))
             return False
@@ -433,7 +484,8 @@ class _Learner:
         deadline_s = self._config.launch.drain_timeout_s
         try:
             async with asyncio.timeout(deadline_s):
-                await asyncio.get_running_loop().create_future()  # cancelled by the stop
+                with self._at("stop"):
+                    await asyncio.get_running_loop().create_future()  # cancelled by the stop
         except TimeoutError:
             raise ProtocolError(
                 f"the selector ended its stream in step {self.policy.version} of {self._config.run.steps}, and no "
@@ -469,8 +521,10 @@ class _Learner:
             assert self._record.last is not None
             await self._journal.append(self._record.last)
             self._steps.append(TrainedStep(stats.version, group_ids))
-            await self.policy.publish(stats.version, last=last)
-            await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
+            with self._at("telling"):
+                await self.policy.publish(stats.version, last=last)
+            with self._at("reporting"):
+                await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
         self._show()
         await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
         if not last:

@@ -218,9 +218,10 @@ def set_live(run: str, assignments: tuple[str, ...]) -> None:
     """Change settings of a live run: all of them, or none when one cannot be.
 
     Live are queues.in_flight_groups, queues.oversample_groups, queues.min_chunk, allocation.budget,
-    pipeline.max_staleness, run.max_wall_s, run.max_trained_tokens, checkpoint.every_steps and launch.stall_s. What is
-    under way keeps what it was started with: a lower max_staleness holds for groups that start from then on. The
-    change is written into the ledger; config.live.toml in the run folder has the config as it is now.
+    pipeline.max_staleness, run.max_wall_s, run.max_trained_tokens, checkpoint.every_steps, checkpoint.recovery_steps
+    and launch.stall_s. What is under way keeps what it was started with: a lower max_staleness holds for groups that
+    start from then on. The change is written into the ledger; config.live.toml in the run folder has the config as it
+    is now.
 
     \b
         darts-async set runs/quickstart-1 queues.in_flight_groups=24 pipeline.max_staleness=2

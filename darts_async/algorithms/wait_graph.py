@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from darts_async.messages import Wait
 
-__all__ = ["Explanation", "Pending", "explain"]
+__all__ = ["Explanation", "Pending", "count", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Pending:
     what: str
     mark: object = None
     """Anything that compares unequal once something about it has changed: then its age begins anew."""
+    key: str = ""
+    """What it is the same thing by as long as `whom` is the same; empty: its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +108,22 @@ def _reachable(roles: Mapping[str, Sequence[Wait]], role: str) -> set[str]:
 
 def _verdict(roles: Mapping[str, Sequence[Wait]], root: tuple[str, ...], is_circle: bool) -> str:
     if is_circle:
-        return f"they wait for each other in a circle: {', '.join(root)}; none of them can go on by itself"
+        return f"{', '.join(root)} wait for each other in a circle: none of them can go on by itself"
     parts = []
     for role in root:
         work = [wait for wait in roles.get(role, ()) if not wait.whom]
-        said = ", ".join(_said(wait) for wait in work) or "says nothing of what it does"
-        parts.append(f"{role} {said}")
-    return "everything waits until " + "; ".join(parts)
+        said = " and ".join(_said(wait) for wait in work) or "says nothing of what it does"
+        parts.append(f"{role}, which {said}")
+    return "it comes down to " + "; to ".join(parts)
 
 
 def _said(wait: Wait) -> str:
-    return f"{wait.what} ({_age(wait.age_s)})"
+    return f"{wait.what} (for {_age(wait.age_s)})" if wait.age_s >= 1 else wait.what
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 group`, `2 groups`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _age(seconds: float) -> str:
