@@ -121,6 +121,8 @@ class _SelectorActor:
         self._groups: Outbox[TrainGroup | StateTaken | ChunksDropped] = Outbox(_most_admitted(config))
         self._steps: list[StepMetrics] = []
         self._streams = OpenStreams(["learner-0", *(f"generator-{rank}" for rank in range(config.generator.replicas))])
+        self._generators: set[str] = set()
+        """Those that have introduced themselves; some may have joined the run later."""
         self._warn_at = 1
         file.append(RunOpened(run=config.run.name, seed=config.run.seed, rule=config.selection.rule))
 
@@ -259,16 +261,20 @@ class _SelectorActor:
         """Nothing more will come from a start of a role that is over, and what it had is lost."""
         while True:
             lost = await self._links.supervisor.losses.get()
-            self._streams.lost(f"{lost.role}-{lost.rank}")
+            name = f"{lost.role}-{lost.rank}"
+            self._streams.lost(name, lost.incarnation)
+            if name not in self._streams.missing:
+                self._generators.discard(name)
             if lost.role == "generator":
                 self._selector.on_generator_lost(lost.rank, lost.incarnation)
             await self._after_message()
 
     async def _take_hellos(self) -> None:
         while True:
-            peer, _ = await self._links.cancels.recv()
+            peer, hello = await self._links.cancels.recv()
             _log.info("%s takes cancels", peer)
-            self._streams.back(peer)
+            self._generators.add(peer)
+            self._streams.back(peer, hello.incarnation)
 
     async def _score(self) -> None:
         while True:
@@ -345,7 +351,7 @@ class _SelectorActor:
     def _holders(self, cancel: Cancel | Park | Stream) -> Sequence[str]:
         if cancel.replica is not None:
             return (f"generator-{cancel.replica}",)
-        return [f"generator-{rank}" for rank in range(self._config.generator.replicas)]
+        return sorted(self._generators)
 
     async def _send_replies(self) -> None:
         while True:
