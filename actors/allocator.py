@@ -26,7 +26,7 @@ from darts_async.algorithms.wait_graph import Pending
 from darts_async.config import Config
 from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths
-from darts_async.errors import LinkBroken, ProtocolError
+from darts_async.errors import LinkBroken
 from darts_async.messages import (
     AllocatorHello,
     CandidatePlaced,
@@ -208,9 +208,8 @@ class _Allocator:
         match reply:
             case PlanAccepted(group_id=group_id):
                 accepted = self._accepted.pop(group_id, None)
-                if accepted is None:
-                    raise ProtocolError(f"the selector accepted group {group_id}, which was not planned")
-                accepted.set_result(None)
+                if accepted is not None:  # else it was told before
+                    accepted.set_result(None)
             case ReplaceCandidate():
                 self._dispatcher.replace(reply.group_id, reply.candidate_id)
             case GroupComplete():
@@ -219,6 +218,8 @@ class _Allocator:
                 self._dispatcher.rounds.filled(reply.step)
             case GroupOutcome():
                 job = self._jobs.pop(reply.group_id, None)
+                if reply.purpose == "train" and not self._dispatcher.admission.is_live(reply.group_id):
+                    return  # told before
                 if job is not None and reply.reason == DEFERRED:
                     self._dispatcher.rounds.deferred(job.draw)
                 elif reply.outcome == "stale":

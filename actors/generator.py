@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
 _EARLY_CANCELS: Final = 1 << 14
 """Cancels (parks, streams) of unknown candidates that are remembered; nearly all of them are of candidates that have
-just ended."""
+just ended. Also the least number of requests that are remembered."""
 _WAITING_CHUNKS: Final = 256
 """Chunks that may wait for the learner; beyond it a candidate's stream is given up."""
 _SAMPLES: Final = 1 << 16
@@ -126,9 +126,9 @@ class _Candidate:
         return self.parked and not self.cancelled
 
 
-def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T) -> None:
+def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T, most: int = _EARLY_CANCELS) -> None:
     book[candidate_id] = what
-    if len(book) > _EARLY_CANCELS:
+    if len(book) > most:
         book.popitem(last=False)
 
 
@@ -139,6 +139,9 @@ class _Replica:
         self._engine = engine
         self._live: dict[int, _Candidate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._requested: OrderedDict[int, bool] = OrderedDict()
+        """The last candidates that were requested."""
+        self._num_remembered = max(_EARLY_CANCELS, 4 * config.generator.max_num_seqs)
         self._early_cancels: OrderedDict[int, bool] = OrderedDict()
         self._early_parks: OrderedDict[int, int] = OrderedDict()
         self._early_streams: OrderedDict[int, bool] = OrderedDict()
@@ -218,11 +221,12 @@ class _Replica:
     def _accept(self, request: RolloutRequest) -> None:
         if request.incarnation != self._incarnation:
             return  # for an earlier start of this replica: written off together with it
+        if request.candidate_id in self._requested:
+            return  # it is under way, or over: a repeat changes nothing
+        _remember(self._requested, request.candidate_id, True, self._num_remembered)
         self._num_taken += 1
         if self._num_taken > self._granted:
             raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
-        if request.candidate_id in self._live:
-            raise ProtocolError(f"candidate {request.candidate_id} was requested while it runs")
         candidate = self._live[request.candidate_id] = _Candidate(request)
         candidate.cancelled = (
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()

@@ -57,6 +57,8 @@ from darts_async.runtime.step_journal import StepJournal
 from darts_async.runtime.waiting import Outlook
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from darts_async.engines.frozen import FrozenPolicies
     from darts_async.engines.trainer import StepStats, Trainer
 
@@ -99,6 +101,12 @@ def _load(config: Config) -> Trainer:
     return load_trainer(config)
 
 
+def _republish(checkpoint: Path, path: Path, config: Config) -> None:
+    from darts_async.engines.republish import republish  # noqa: PLC0415 - torch, see above
+
+    republish(checkpoint, path, config)
+
+
 class _Learner:
     def __init__(self, links: LearnerLinks, config: Config) -> None:
         self._links = links
@@ -126,6 +134,8 @@ class _Learner:
         """Of the open step, what an earlier start of the learner had received."""
         self._swept: set[int] = set()
         """Groups that an earlier start swept in the open step: they may come again, and count once."""
+        self._refused: set[int] = set()
+        """All that this start swept; few, if any."""
         self._steps: deque[TrainedStep] = deque(maxlen=_KEPT_STEPS)
         self._telling = asyncio.Lock()
         """What the selector is told of steps and of the state reaches the link in the order it became true."""
@@ -263,6 +273,8 @@ class _Learner:
         self._supervisor.state = "taking up the run"
         await asyncio.to_thread(self._journal.read, self._remember)
         version = self._journal.version
+        if self._supervisor.resumed:
+            self._look_at_limits()
         await self._saving.restore()
         await replay_steps(
             self._trainer,
@@ -276,6 +288,7 @@ class _Learner:
         if version:
             # In the place of the file that is there, if it is: on a GPU the weights are not the same to the last bit.
             await self._on_torch(self._trainer.publish, self._store.path_of(version))
+        await self._republish_evaluated(version)
         self._open = await asyncio.to_thread(self._spool.read, version)
         self.policy.resume(version, last=self._ended_by is not None)
         self._is_up.set()
@@ -290,12 +303,31 @@ class _Learner:
         self._ended_by = step.ended_by or None
         self._saving.ended = self._ended_by is not None
 
+    def _look_at_limits(self) -> None:
+        """A run that goes on may have been given other limits than those that had ended it."""
+        last = self._record.last
+        if last is not None and last.ended_by:
+            self._ended_by = self._limits.ended_by(
+                version=last.version, wall_s=last.elapsed_s, trained_tokens=self._record.trained_tokens
+            )
+            self._saving.ended = self._ended_by is not None
+
     async def _passed(self, version: int) -> None:
         """A version that was made before is there again: whoever evaluates it may still ask for its file."""
         assert self._trainer is not None
         self._supervisor.state = f"taking up the run at version {version}"
         if self._schedule.is_due(version) and not self._store.path_of(version).exists():
             await self._on_torch(self._trainer.publish, self._store.path_of(version))
+
+    async def _republish_evaluated(self, version: int) -> None:
+        """The last evaluated version before this one may not be evaluated yet. Where its file is gone and it was not
+        passed, it has a checkpoint: that is written when it is made, and kept until its score is here."""
+        due = self._schedule.due_between(0, version)
+        if not due or self._store.path_of(due[-1]).exists():
+            return
+        checkpoint = self._paths.checkpoints / f"step_{due[-1]}"
+        if checkpoint.is_dir():
+            await self._on_torch(_republish, checkpoint, self._store.path_of(due[-1]), self._config)
 
     async def _tell_state(self) -> None:
         """Begin an epoch: the selector sends again what is not in this state; what it sent before is void."""
@@ -439,6 +471,14 @@ class _Learner:
         self._record.waited(time.monotonic() - began)
         return accepted
 
+    def _is_repeat(self, group: TrainGroup) -> bool:
+        """Whether it was received before: of an epoch each group is sent once, so this is somebody's echo. A group is
+        trained at the latest one step after its plan, so that what is too long ago to be remembered is known by that.
+        """
+        received = (self._record.group_ids, self._refused, *(step.group_ids for step in self._steps))
+        too_old = group.step <= self.policy.version - _KEPT_STEPS
+        return too_old or any(group.group_id in group_ids for group_ids in received)
+
     async def _admit(self, group: TrainGroup) -> bool:
         """The door: refuse what is too stale. Raises `ProtocolError` for a group out of order or from the future.
 
@@ -446,6 +486,9 @@ class _Learner:
         selector knew of then: between none and all so far. So the plan lies between the open step and the step
         without any sweep.
         """
+        if self._is_repeat(group):
+            _log.warning("group %d came again, which changes nothing", group.group_id)
+            return False
         version, record = self.policy.version, self._record
         size = self._config.group.groups_per_step
         latest_plan = (record.num_groups + record.num_swept) // size
@@ -461,6 +504,7 @@ class _Learner:
         eta = self._eta if group.max_staleness is None else group.max_staleness
         if stale > eta:
             record.num_swept += group.group_id not in self._swept
+            self._refused.add(group.group_id)
             self._spool.put(version, Refused(group_id=group.group_id))
             _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, eta)
             self._drop_chunks(group.candidate_ids)
