@@ -23,10 +23,11 @@ _MAX_NAMED: Final = 4
 def selector_waits(groups: Iterable[LiveGroup]) -> list[Pending]:
     """groups: every group that has not ended, in order of their plans."""
     found: list[Pending] = []
-    num_running = num_ready = num_released = 0
+    num_running = num_ready = num_released = newest = 0
     scoring: list[int] = []
     scored_groups: list[str] = []
     for group in groups:
+        newest = group.plan.group_id
         if group.ended:
             continue
         if group.released:
@@ -52,10 +53,10 @@ def selector_waits(groups: Iterable[LiveGroup]) -> list[Pending]:
         what = f"holds {count(num_ready, 'complete group')} back until older ones of their steps are complete"
         found.append(Pending(found[0].whom, what, num_ready, key="ready"))
     if not num_running:
-        found.append(Pending("allocator-0", "waits for plans of groups"))
+        found.append(Pending("allocator-0", "waits for plans of groups", newest))
         if num_released:
             what = f"waits until {count(num_released, 'group')} that it handed on are trained"
-            found.append(Pending("learner-0", what, num_released, key="released"))
+            found.append(Pending("learner-0", what, (newest, num_released), key="released"))
     return found
 
 

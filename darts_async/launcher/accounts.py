@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from darts_async.algorithms.staleness import eta_of
 from darts_async.algorithms.wait_graph import Explanation, explain
 from darts_async.config import Config
 from darts_async.launcher.roles import RoleProcess
@@ -138,7 +139,8 @@ def _bounds(config: Config) -> Mapping[str, int]:
     queues = config.queues
     return {
         "in_flight_groups": queues.in_flight_groups,
-        "ready_groups": queues.ready_groups,
+        # At both ends of the link and before it; admission lets no more live at once.
+        "ready_groups": (eta_of(config) + 1) * config.group.groups_per_step + queues.oversample_groups,
         "trajectories": queues.trajectory_hwm,
         "rewards": queues.trajectory_hwm,
     }

@@ -20,6 +20,7 @@ from darts_async.algorithms.stall import StallWatch
 from darts_async.algorithms.wait_graph import Explanation
 from darts_async.launcher.roles import RoleProcess
 from darts_async.messages import ShowStacks
+from darts_async.owned_files import open_log
 
 __all__ = ["Watchdog"]
 
@@ -40,7 +41,7 @@ class Watchdog:
         warn: Callable[[str], None],
     ) -> None:
         self._stall = StallWatch(stall_s)
-        self._log = log
+        self.log = log
         self._explain = explain
         self._roles = roles
         self._send = send
@@ -99,10 +100,10 @@ class Watchdog:
                     os.kill(role.process.pid, signal.SIGUSR1)
         self._warn(
             f"nothing has progressed for {still_s:.0f} s (launch.stall_s = {self._stall.stall_s:g}): {found.verdict}. "
-            f"Who waits for whom: {self._log}; where everybody stands: {self._log.parent}"
+            f"Who waits for whom: {self.log}; where everybody stands: {self.log.parent}"
         )
 
     def _write(self, text: str) -> None:
         stamp = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-        with self._log.open("a", encoding="utf-8") as log:
+        with os.fdopen(open_log(self.log), "a", encoding="utf-8") as log:
             log.write(f"{stamp} {text}\n\n")
