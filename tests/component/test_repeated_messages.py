@@ -11,7 +11,7 @@ import random
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -35,7 +35,7 @@ class EchoPipe(MemoryPipe[Any]):
     """A pipe that repeats what its writers have said. The order of what is new stays."""
 
     rng = random.Random(0)
-    num_repeated: defaultdict[str, int] = defaultdict(int)
+    num_repeated: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, hwm: int, codec: Any) -> None:
         super().__init__(hwm, codec)
@@ -56,7 +56,7 @@ class Stats:
     """What the learner reads of a finished step."""
 
     skipped, grad_norm, lr, sums = False, 0.0, 0.0, TokenSums()
-    observed: dict[str, float] = {}
+    observed: ClassVar[dict[str, float]] = {}
 
     def __init__(self, version: int) -> None:
         self.version = version
