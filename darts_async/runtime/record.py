@@ -37,9 +37,10 @@ class RunRecord:
         return values
 
     def add_eval(self, result: EvalResult) -> None:
-        """Keep the scores of the held-out set."""
+        """Keep the scores of the held-out set; of a version that was scored again, after a loss, the last ones."""
         if result.label == "during":
-            self.evals_during.append(result)
+            others = [found for found in self.evals_during if found.policy_version != result.policy_version]
+            self.evals_during = sorted([*others, result], key=lambda found: found.policy_version)
         else:
             self.evals[result.label] = result
 
