@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def _chunk(response: list[int], start: int, end: int, candidate: int = 5) -> Tra
 def test_repeats_of_any_chunk_at_any_time_change_nothing(data: st.DataObject) -> None:
     response = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=12))
     cuts = sorted({0, len(response), *data.draw(st.sets(st.integers(1, len(response)), max_size=4))})
-    chunks = [_chunk(response, *pair) for pair in zip(cuts, cuts[1:], strict=False)]
+    chunks = [_chunk(response, *pair) for pair in itertools.pairwise(cuts)]
     streams = StreamedTokens(max_response_tokens=len(response))
     for number, chunk in enumerate(chunks):
         assert streams.add(chunk)
