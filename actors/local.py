@@ -24,6 +24,7 @@ from darts_async.transport.memory_links import MemoryExchange, MemoryStream
 
 if TYPE_CHECKING:
     from darts_async.engines.base import RolloutEngine
+    from darts_async.runtime.reward_pool import RewardPool
 
 Report = Callable[[Message], None]
 
@@ -41,10 +42,16 @@ class LocalRun:
         self._began_s = time.monotonic()
         self._begun = asyncio.Event()
 
-    async def run(self, *, engines: list[RolloutEngine] | None = None, trainer: Any = None) -> None:
+    async def run(
+        self,
+        *,
+        engines: list[RolloutEngine] | None = None,
+        trainer: Any = None,
+        pool: RewardPool | None = None,
+    ) -> None:
         """Run until the allocator says the run is complete, or `stop`. Raises what a role raises.
 
-        `engines` (one a replica) and `trainer` are used as they are; without them the roles make their own.
+        `engines` (one a replica), `trainer` and `pool` are used as they are; without them the roles make their own.
         """
         config = self._config
         hwm = {"trajectories": config.queues.trajectory_hwm, "groups": config.queues.ready_groups}
@@ -87,7 +94,8 @@ class LocalRun:
             policy=hubs["policy"].dealer("allocator-0"),
             supervisor=self._supervisor("allocator", 0),
         )
-        roles.append(selector.run(selector_links, config))
+        selecting = selector.serve(selector_links, config, pool) if pool else selector.run(selector_links, config)
+        roles.append(selecting)
         roles.append(learner.run(learner_links, config, trainer))
         roles.append(allocator.run(allocator_links, config))
         async with asyncio.TaskGroup() as tasks:
