@@ -24,7 +24,17 @@ from darts_async.config import Config, to_toml
 from darts_async.config.paths import RunPaths
 from darts_async.engines.weight_store import WeightStore
 from darts_async.launcher.roles import RoleProcess
-from darts_async.messages import SCHEMA_VERSION, RoleLost
+from darts_async.messages import (
+    SCHEMA_VERSION,
+    Fault,
+    Finished,
+    Heartbeat,
+    KnobsTaken,
+    Ready,
+    RoleLost,
+    ToSupervisor,
+    Warn,
+)
 from darts_async.owned_files import write_private
 from darts_async.runtime.join_link import (
     MARK,
@@ -45,6 +55,8 @@ from darts_async.runtime.join_link import (
 __all__ = ["JoinedRole", "Joiners"]
 
 _log = logging.getLogger(__name__)
+_ITS_OWN: Final = (Ready, Heartbeat, KnobsTaken, Warn, Finished, Fault)
+"""What a generator has to tell the launcher, always as the one that it is."""
 _LOOK_S: Final = 0.5
 """How often signs of life are looked at: a clock, not a wait."""
 
@@ -111,8 +123,15 @@ class Joiners:
         """Those that take part now."""
         write_private(paths.weights / MARK, self._mark.encode())
 
-    def heard(self, role: JoinedRole) -> None:
-        """A message of a role is here."""
+    def takes(self, role: JoinedRole, message: ToSupervisor) -> bool:
+        """A message of a role is here; False where it speaks for another one, or of what is not its to say."""
+        if not isinstance(message, _ITS_OWN) or (message.role, message.rank) != (role.role, role.rank):
+            _log.warning("%s on %s sent a %s that is not its own", role.name, role.host, type(message).__name__)
+            return False
+        self._heard(role)
+        return True
+
+    def _heard(self, role: JoinedRole) -> None:
         self._signs.heard(role.name, time.monotonic())
 
     async def serve(self) -> None:
@@ -139,7 +158,7 @@ class Joiners:
                 case StillThere(rank=rank, incarnation=incarnation):
                     known = self._of(rank, incarnation)
                     if known is not None and not known.ready:
-                        self.heard(known)  # it is loading: whoever started it speaks for it
+                        self._heard(known)  # it is loading: whoever started it speaks for it
                     answer = Standing(known=known is not None, state=self.state)
                 case Leave(rank=rank, incarnation=incarnation, reason=reason):
                     if (role := self._of(rank, incarnation)) is not None:
