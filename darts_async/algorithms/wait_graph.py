@@ -88,11 +88,10 @@ def _root(roles: Mapping[str, Sequence[Wait]], order: Sequence[str]) -> tuple[tu
     ends = tuple(role for role in met if not _next(roles, role))
     if ends:
         return ends, False
-    # Everybody waits for somebody: whoever cannot be left again is in it.
+    # Everybody waits for somebody. The circle that no way leads out of: those from which the fewest can be reached.
     reach = {role: _reachable(roles, role) for role in met}
-    smallest = min(met, key=lambda role: len(reach[role]))
-    circle = [role for role in met if role in reach[smallest] and smallest in reach[role]]
-    return tuple(circle), True
+    smallest = min((role for role in met if role in reach[role]), key=lambda role: len(reach[role]))
+    return tuple(role for role in met if role in reach[smallest]), True
 
 
 def _reachable(roles: Mapping[str, Sequence[Wait]], role: str) -> set[str]:

@@ -117,14 +117,16 @@ class Accounts:
             waits = tuple(Wait(wait.whom, wait.what, wait.age_s + silent_s) for wait in account.waits)
         if account.heard_s is None or silent_s < _SILENT_S:
             return waits
-        said = tuple(Wait(wait.whom, f"said last that it {wait.what}"[:256], wait.age_s) for wait in waits)
-        return (Wait("", f"gives no sign of life{_why_silent(role.process.pid)}", silent_s), *said)
+        last = f"; it said last that it {waits[0].what}" if waits else ""
+        return (Wait("", f"gives no sign of life{_why_silent(role)}{last}"[:256], silent_s),)
 
 
-def _why_silent(pid: int) -> str:
+def _why_silent(role: RoleProcess) -> str:
     """What the kernel says of a process, where that explains it."""
+    if not role.is_here:
+        return ""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{role.process.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
     return {

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from darts_async import __version__
 from darts_async.algorithms.restarts import SignsOfLife
@@ -82,6 +82,7 @@ class _Elsewhere:
 class JoinedRole(RoleProcess):
     """One start of a generator that runs elsewhere."""
 
+    is_here: ClassVar[bool] = False
     host: str = ""
     num_losses: int = 0
     """Losses of other roles before it joined: it knows nothing of them, and need not."""

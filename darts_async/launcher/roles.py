@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from darts_async.algorithms.restarts import Loss
 from darts_async.config import Config
@@ -41,6 +41,8 @@ class Started(Protocol):
 class RoleProcess:
     """One role, as the launcher sees it: its present start, and how many there were."""
 
+    is_here: ClassVar[bool] = True
+    """Its process is one of this machine, the launcher's own child."""
     role: Role
     rank: int
     log: Path
