@@ -6,9 +6,10 @@ reach the engine on a path of their own that nothing can hold up; new weights ar
 what it has, and goes on from there under a later version.
 
 Invariants: every request ends in exactly one `Trajectory` or `RolloutEnded`, also those that were on their way when
-the run was stopped; `Progress` of a candidate never follows its end; no request reaches an engine older than its
-`min_policy_version` (or the version it was parked for); memory is bounded by the credits (a candidate, parked or not,
-keeps its credit until its end has been sent).
+the run was stopped, unless its group is over by then (`DropBelow`) and nobody waits for it; `Progress` of a candidate
+never follows its end; no request reaches an engine older than its `min_policy_version` (or the version it was parked
+for); memory is bounded by the credits (a candidate, parked or not, keeps its credit until its end has been sent), of
+which there is one capacity's worth whoever sends: an earlier start of the allocator has none any more.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from darts_async.engines import RolloutEngine, make_rollout_engine
 from darts_async.engines.response import ResponseBuffer
 from darts_async.errors import EngineDead, ProtocolError, RolloutError, TransportError
 from darts_async.messages import (
+    AllocatorStarted,
     CancelRollouts,
     Credits,
+    DropBelow,
     EvaluationDone,
     FromAllocator,
     GeneratorHello,
@@ -47,6 +50,7 @@ from darts_async.messages import (
     StreamRollouts,
     Trajectory,
     TrajectoryChunk,
+    group_of,
 )
 from darts_async.metrics import BusyClock, percentile
 from darts_async.runtime.chunk_outbox import ChunkOutbox
@@ -155,7 +159,14 @@ class _Replica:
         self._may_start.set()
         self._between_batches = config.pipeline.mode == "one_step_off"
         schedule = EvalSchedule.of(config)
-        self._granted = config.generator.max_num_seqs + schedule.reserve
+        self._capacity = config.generator.max_num_seqs + schedule.reserve
+        self._allocator = 0
+        """The start of the allocator that the credits are granted to."""
+        self._fence = 0
+        """Groups with a lower number are over."""
+        self._num_held = 0
+        """Requests that hold a place: those whose credit has not gone back."""
+        self._granted = self._capacity
         self._num_taken = 0
         self._credit_news = asyncio.Event()
         self._progress: dict[int, int] = {}
@@ -212,21 +223,39 @@ class _Replica:
             self._take(await self._links.rollouts.recv())
 
     def _take(self, message: FromAllocator) -> None:
-        if isinstance(message, EvaluationDone):
-            self._swaps.evaluated(message.version)
-            self._update_news.set()
-        else:
-            self._accept(message)
+        match message:
+            case EvaluationDone():
+                self._swaps.evaluated(message.version)
+                self._update_news.set()
+            case AllocatorStarted():
+                self._serve_allocator(message.incarnation)
+            case RolloutRequest():
+                self._accept(message)
+
+    def _serve_allocator(self, incarnation: int) -> None:
+        """Take requests of this start of the allocator from now on, for credits of its own: those that an earlier one
+        has not used are void. What it sent holds its place until its end has been reported."""
+        if incarnation > self._allocator:
+            self._allocator = incarnation
+            self._granted, self._num_taken = self._capacity - self._num_held, 0
+            self._credit_news.set()
 
     def _accept(self, request: RolloutRequest) -> None:
         if request.incarnation != self._incarnation:
             return  # for an earlier start of this replica: written off together with it
+        if request.allocator != self._allocator:
+            return  # of a start of the allocator that is over: nobody waits for it
         if request.candidate_id in self._requested:
             return  # it is under way, or over: a repeat changes nothing
         _remember(self._requested, request.candidate_id, True, self._num_remembered)
         self._num_taken += 1
         if self._num_taken > self._granted:
             raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
+        if group_of(request.candidate_id) < self._fence:
+            self._granted += 1
+            self._credit_news.set()
+            return
+        self._num_held += 1
         candidate = self._live[request.candidate_id] = _Candidate(request)
         candidate.cancelled = (
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
@@ -251,10 +280,12 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
-        self._num_reports += 1
-        async with self._sending:
-            await self._links.trajectories.send(message)
-        self._num_reports -= 1
+        if group_of(candidate_id) >= self._fence:
+            self._num_reports += 1
+            async with self._sending:
+                await self._links.trajectories.send(message)
+            self._num_reports -= 1
+        self._num_held -= 1
         self._granted += 1
         self._credit_news.set()
 
@@ -322,7 +353,12 @@ class _Replica:
             await self._credit_news.wait()
             self._credit_news.clear()
             await self._links.rollouts.send(
-                Credits(replica=self._links.rank, incarnation=self._incarnation, granted_total=self._granted)
+                Credits(
+                    replica=self._links.rank,
+                    incarnation=self._incarnation,
+                    allocator=self._allocator,
+                    granted_total=self._granted,
+                )
             )
 
     async def _flush_progress(self) -> None:
@@ -391,7 +427,9 @@ class _Replica:
                 await self._park(message)
             elif isinstance(message, StreamRollouts):
                 self._begin_streams(message)
-            elif isinstance(message, CancelRollouts):
+            elif isinstance(message, DropBelow):
+                await self._drop_below(message.group_id)
+            else:
                 await self._cancel(message)
 
     async def _cancel(self, message: CancelRollouts) -> None:
@@ -418,6 +456,20 @@ class _Replica:
                 assert candidate.cancel_latency_s is not None
                 candidate.cancel_latency_s.set_result(latency_s)
         self._cancel_ms.append(latency_s * 1e3)
+
+    async def _drop_below(self, group_id: int) -> None:
+        """Everything of earlier groups is over: abort it, and report nothing of it."""
+        self._fence = max(self._fence, group_id)
+        running: list[int] = []
+        for candidate_id, candidate in self._live.items():
+            if group_of(candidate_id) < self._fence and not candidate.cancelled:
+                candidate.cancelled = True
+                self._stop_streaming(candidate)
+                if candidate.released.is_set():
+                    running.append(candidate_id)
+                candidate.released.set()
+        if running:
+            await self._engine.abort(running)
 
     async def _park(self, message: ParkRollouts) -> None:
         """Pause what runs, keep holding what is held; nothing where the version is served already."""
@@ -449,6 +501,8 @@ class _Replica:
                 await self._links.policy.send(hello)
             elif lost.role == "selector":
                 await self._links.cancels.send(hello)
+            elif lost.role == "allocator":
+                self._serve_allocator(lost.incarnation + 1)
 
     async def _take_updates(self) -> None:
         while True:

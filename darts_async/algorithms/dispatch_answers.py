@@ -37,8 +37,8 @@ class DispatchAnswers:
         self.holds = False
 
     def ask(self, peer: str, number: int) -> bool:
-        """An allocator says hello; False if a later one was heard of already."""
-        if number < self._last:
+        """An allocator says hello; False if this one, or a later one, was heard of already."""
+        if number <= self._last:
             return False
         self.num_asked += 1
         self._last, self._open = number, (peer, number)
