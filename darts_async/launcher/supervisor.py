@@ -46,9 +46,9 @@ from darts_async.messages import (
     ToSupervisor,
     Warn,
 )
+from darts_async.runtime.join_link import JoinHub
 from darts_async.runtime.record import RunRecord, Status
 from darts_async.runtime.run_files import RunFiles
-from darts_async.runtime.join_link import JoinHub
 from darts_async.runtime.run_keys import JOIN, RunKeys
 from darts_async.runtime.run_starts import BEAT_S
 from darts_async.runtime.sockets import ControlHub

@@ -78,6 +78,12 @@ class RunRecord:
             "selection": _selection(selector, self.finished.get(("allocator", 0), {})),
             "skipped_steps": _whole(learner.get("skipped_steps")),
             "restarts": self.restarts,
+            "generators": {
+                f"generator-{rank}": {key: _whole(part.get(key)) for key in ("trajectories", "tokens")}
+                | {"idle_ratio": _number(part.get("idle_ratio"))}
+                for (role, rank), part in sorted(self.finished.items())
+                if role == "generator"
+            },
             "warnings": self.warnings,
         }
         if reason:
