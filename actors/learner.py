@@ -55,6 +55,7 @@ from darts_async.runtime.score_ahead import ScoreAhead
 from darts_async.runtime.spool import Chunk, Refused, Spool, SpooledStep
 from darts_async.runtime.step_journal import StepJournal
 from darts_async.runtime.waiting import Outlook
+from darts_async.transport.refusals import Refusals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +137,7 @@ class _Learner:
         """Groups that an earlier start swept in the open step: they may come again, and count once."""
         self._refused: set[int] = set()
         """All that this start swept; few, if any."""
+        self._repeats = Refusals("the groups link")
         self._steps: deque[TrainedStep] = deque(maxlen=_KEPT_STEPS)
         self._telling = asyncio.Lock()
         """What the selector is told of steps and of the state reaches the link in the order it became true."""
@@ -487,7 +489,7 @@ class _Learner:
         without any sweep.
         """
         if self._is_repeat(group):
-            _log.warning("group %d came again, which changes nothing", group.group_id)
+            self._repeats.refuse(b"selector-0", f"group {group.group_id} came before")
             return False
         version, record = self.policy.version, self._record
         size = self._config.group.groups_per_step
@@ -501,7 +503,7 @@ class _Learner:
         if newest > version:
             raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
         stale = staleness(version, group.oldest_version)
-        eta = self._eta if group.max_staleness is None else group.max_staleness
+        eta = self._eta
         if stale > eta:
             record.num_swept += group.group_id not in self._swept
             self._refused.add(group.group_id)

@@ -39,6 +39,8 @@ class OpenStreams:
 
     def back(self, name: str, incarnation: int = 0) -> None:
         """A new start of a peer is there, perhaps of one that nobody knew of before."""
+        if incarnation < self._starts.get(name, 0):
+            return  # old news
         self._starts[name] = incarnation
         self._open.add(name)
         self._over.clear()

@@ -45,11 +45,21 @@ class EchoPipe(MemoryPipe[Any]):
         done = super().put(writer, item)
         if done:
             self._said[writer].append(item)
-            if self.rng.random() < _SHARE:
-                again = self.rng.choice(self._said[writer])
-                if super().put(writer, again):
-                    self.num_repeated[msgspec.msgpack.decode(again[0])["type"]] += 1
+            # At once if there was none of its kind yet: of the rare kinds too.
+            if not self.num_repeated[_kind_of(item)]:
+                self._repeat(writer, item)
+            elif self.rng.random() < _SHARE:
+                self._repeat(writer, self.rng.choice(self._said[writer]))
         return done
+
+    def _repeat(self, writer: str, item: Any) -> None:
+        if super().put(writer, item):
+            self.num_repeated[_kind_of(item)] += 1
+
+
+def _kind_of(item: Any) -> str:
+    kind: str = msgspec.msgpack.decode(item[0])["type"]
+    return kind
 
 
 class Stats:
