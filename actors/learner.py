@@ -503,7 +503,7 @@ class _Learner:
         if newest > version:
             raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
         stale = staleness(version, group.oldest_version)
-        eta = self._eta
+        eta = self._eta if group.max_staleness is None else group.max_staleness
         if stale > eta:
             record.num_swept += group.group_id not in self._swept
             self._refused.add(group.group_id)
