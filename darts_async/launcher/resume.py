@@ -1,6 +1,7 @@
 """`darts-async up --resume RUN`: from the folder of a run that was cut off to a plan that goes on with it.
 
-Nothing in the folder changes before every check has passed, the torn end of `metrics.jsonl` aside. Invariants: one
+Nothing in the folder changes before every check has passed, but for what was torn (the ends of `metrics.jsonl` and of
+the journal) or never written (the summary of a run that was complete). Invariants: one
 start of a run is alive at a time (`run_lock`), and nothing of the one before when the next begins; a run is never gone
 on with under settings that its steps so far contradict.
 """
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from darts_async.algorithms.limits import RunLimits
+from darts_async.algorithms.limits import EndedBy, RunLimits
 from darts_async.config import Config, load_config, to_toml
 from darts_async.config.between_starts import config_of_next_start
 from darts_async.config.paths import RunPaths
@@ -24,8 +25,11 @@ from darts_async.errors import ConfigError, RunFailed
 from darts_async.launcher import shared_weights
 from darts_async.launcher.preflight import Plan, check_machine
 from darts_async.launcher.run_lock import RunIsAlive, RunLock
+from darts_async.messages import Finished
 from darts_async.owned_files import links_outside
 from darts_async.runtime.ledger_lock import LedgerLock
+from darts_async.runtime.record import RunRecord
+from darts_async.runtime.run_files import RunFiles
 from darts_async.runtime.run_history import RunHistory, read_history
 
 __all__ = ["RunIsComplete", "find_run", "plan_resume", "prepare_run_folder"]
@@ -146,8 +150,12 @@ def _check_complete(paths: RunPaths, config: Config, history: RunHistory) -> Non
     last = history.finished[-1]
     tokens = sum(step.tokens for step in history.finished)
     ended_by = RunLimits.of(config).ended_by(version=last.version, wall_s=last.elapsed_s, trained_tokens=tokens)
-    if ended_by is None or not (_says_done(paths) or (history.closed is not None and history.is_evaluated)):
+    if ended_by is None:
         return
+    if not _says_done(paths):
+        if history.closed is None or not history.is_evaluated:
+            return
+        _write_summary(paths, history, ended_by)
     raise RunIsComplete(
         f"the run is complete: {last.version} steps, ended by run.{_LIMITS[ended_by]}; nothing is left to do in "
         f"{paths.root} (to train on, give it a larger limit, such as --run.steps)"
@@ -161,6 +169,23 @@ def _says_done(paths: RunPaths) -> bool:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return bool(json.loads(paths.summary.read_text("utf-8"))["status"] == "done")
     return False
+
+
+def _write_summary(paths: RunPaths, history: RunHistory, ended_by: EndedBy) -> None:
+    """All was done, and the launcher was killed before it could say so: what the roles told it is partly lost."""
+    closed = history.closed
+    assert closed is not None
+    record = RunRecord(warnings=["the launcher was killed at the very end: figures that only it had are missing"])
+    totals = {"rollouts": closed.rollouts, "tokens": closed.tokens}
+    books = {f"{part}/{name}": float(count) for part, counts in totals.items() for name, count in counts.items()}
+    record.add_finished(Finished(role="selector", rank=0, summary=books))
+    learner = {"policy_version": float(history.version), f"ended_by/{ended_by}": 1.0}
+    record.add_finished(Finished(role="learner", rank=0, summary=learner))
+    files = RunFiles(paths, record, history)
+    try:
+        files.summarise("done")
+    finally:
+        files.close()
 
 
 def _check_story(text: str, paths: RunPaths, history: RunHistory) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darts_async.algorithms.finished_step import FinishedStep
-from darts_async.algorithms.ledger_records import RunOpened, StepTrained
+from darts_async.algorithms.ledger_records import EvaluationScored, RunClosed, RunOpened, StepTrained
 from darts_async.config import load_config
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError
@@ -36,7 +36,7 @@ def _refused(run: Path, *overrides: tuple[str, str]) -> ConfigError:
     return caught.value
 
 
-def _make_steps(run: Path, versions: int, *, ledger: int, ended_by: str = "") -> None:
+def _make_steps(run: Path, versions: int, *, ledger: int, ended_by: str = "", closed: bool = False) -> None:
     paths = RunPaths(run)
 
     async def write() -> None:
@@ -56,7 +56,7 @@ def _make_steps(run: Path, versions: int, *, ledger: int, ended_by: str = "") ->
                 skipped=False,
                 num_swept=0,
                 ended_by=ended_by if version == versions else "",  # type: ignore[arg-type]
-                values={},
+                values={"policy_version": float(version)},
             )
             await journal.append(step)
         journal.close()
@@ -64,6 +64,12 @@ def _make_steps(run: Path, versions: int, *, ledger: int, ended_by: str = "") ->
         file.append(RunOpened(run="one", seed=0, rule="survivor"))
         for version in range(1, ledger + 1):
             file.append(StepTrained(version=version, group_ids=()))
+        if closed:
+            file.append(
+                EvaluationScored(label="after", version=ledger, reward=0.5, response_length=7.0, num_rollouts=4)
+            )
+            books = {"generated": 24, "trained": 24}
+            file.append(RunClosed(rollouts=books, tokens=books, estimated=0))
         await file.close()
 
     asyncio.run(write())
@@ -163,3 +169,19 @@ def test_a_complete_run_is_not_gone_on_with_unless_a_limit_is_lifted(run: Path):
     plan.lock.release()  # type: ignore[union-attr]
     with pytest.raises(RunIsComplete, match=r"ended by run\.max_wall_s"):
         plan_resume(str(run), [("run.steps", "5"), ("run.max_wall_s", "30")], lambda _: None)
+
+
+def test_a_run_that_was_killed_between_its_end_and_its_summary_gets_one(run: Path):
+    _make_steps(run, 3, ledger=3, ended_by="steps", closed=True)
+    with pytest.raises(RunIsComplete):
+        plan_resume(str(run), [], lambda _: None)
+    summary = json.loads(RunPaths(run).summary.read_text())
+    assert (summary["status"], summary["steps"], summary["policy_version"], summary["ended_by"]) == (
+        "done",
+        3,
+        3,
+        "steps",
+    )
+    assert (summary["rollouts"]["generated"], summary["tokens"]["trained"]) == (24, 24)
+    assert summary["eval"]["after"]["reward"] == 0.5
+    assert "killed at the very end" in summary["warnings"][0]
