@@ -33,6 +33,10 @@ def weights(num_bytes: int) -> bytes:
     return struct.pack("<Q", len(header)) + header + os.urandom(num_bytes)
 
 
+def content_of(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 class Published:
     """The launcher's end, with versions in memory."""
 
@@ -86,8 +90,7 @@ async def test_a_version_arrives_whole_and_earlier_ones_go(tmp_path: Path):
         stand.files = {1: weights(100), 2: weights(2 * PART_BYTES + 17), 3: weights(5)}
         assert await far.weights_of(update(0)) == ""
         for version in (1, 2, 3):
-            path = Path(await far.weights_of(update(version)))
-            assert path.read_bytes() == stand.files[version]
+            assert content_of(await far.weights_of(update(version))) == stand.files[version]
             kept = sorted(p.name for p in (tmp_path / "here").iterdir())
             assert kept == [f"v{v:06d}.safetensors" for v in range(max(1, version - 1), version + 1)]
         assert stand.num_asked == 1 + 3 + 1
@@ -111,7 +114,7 @@ async def test_what_is_no_version_of_this_model_is_never_handed_out(tmp_path: Pa
             await far.weights_of(update(7))
         assert list((tmp_path / "here").glob("v*")) == []
         stand.files[8] = weights(8)
-        assert Path(await far.weights_of(update(8))).read_bytes() == stand.files[8]
+        assert content_of(await far.weights_of(update(8))) == stand.files[8]
         assert len(list((tmp_path / "here").iterdir())) == 1
         await far.close()
 
