@@ -131,7 +131,7 @@ class _Supervisor:
             )
             topology_file.write_bytes(msgspec.json.encode(topology))
             if self._plan.history is not None:
-                self._view.note(f"the run goes on after step {self._plan.history.version}/{self._config.run.steps}")
+                self._warn(f"the run goes on after step {self._plan.history.version}/{self._config.run.steps}")
             self._open_to_joiners(keys)
             await self._keeper.start()
             self._view.roles(self._keeper.roles.values())
