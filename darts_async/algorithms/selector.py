@@ -192,12 +192,11 @@ class Selector:
             group.peer = peer
 
     def on_role_lost(self, role: Role, rank: int, incarnation: int) -> None:
-        """A start of a role is over. What the learner had is told by the next one (`on_learner_state`)."""
+        """A start of a role is over. What follows from it for the learner and the allocator comes with what their next
+        starts say: this news may be later than that. Until then, groups go on."""
         self.books.role_lost(role, rank, incarnation)
         if role == "generator":
             self.on_generator_lost(rank, incarnation)
-        elif role == "allocator" and not self._frozen:
-            self._write_off_all("allocator_lost")
 
     # --- from the allocator ---------------------------------------------------------------------------------------
 
