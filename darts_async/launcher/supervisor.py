@@ -25,6 +25,7 @@ from darts_async.launcher.joiners import JoinedRole, Joiners
 from darts_async.launcher.live import LiveRun
 from darts_async.launcher.preflight import Plan
 from darts_async.launcher.restarts import RoleKeeper, Told
+from darts_async.launcher.role_gauges import merged
 from darts_async.launcher.roles import RoleProcess, Starter
 from darts_async.launcher.run_lock import RunLock
 from darts_async.launcher.view import View
@@ -292,12 +293,7 @@ class _Supervisor:
             self._live.begun()
 
     def _step(self, report: StepMetrics) -> None:
-        gauges = self._control.gauges()
-        for role in self._roles.values():
-            lag = role.gauges.get("loop_lag_p99_ms")
-            gauges |= {name: value for name, value in role.gauges.items() if "/" in name}
-            if lag is not None:
-                gauges[f"{role.role}/loop_lag_p99_ms"] = lag
+        gauges = self._control.gauges() | merged(self._roles.values())
         values = self._files.step(report, gauges)
         if values is not None:
             self._view.step(report.step, values)

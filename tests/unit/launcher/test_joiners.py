@@ -1,4 +1,4 @@
-"""Generators from elsewhere, as the launcher keeps their books: who is in, under which rank, and who hears of a loss."""
+"""Generators from elsewhere, as the launcher keeps their books: who is in, as what, and who hears of a loss."""
 
 import asyncio
 import dataclasses
