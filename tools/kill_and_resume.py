@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("runs/kill_and_resume"), help="emptied first")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
-    parser.add_argument("--starting-s", type=float, default=8.0, help="a kill in the start comes within this time")
+    parser.add_argument("--starting-s", type=float, default=8.0, help="the first kill in a start is within this time")
     parser.add_argument("--training-s", type=float, default=4.0, help="one in training within this time of readiness")
     parser.add_argument("--compare", action="store_true", help="with an unbroken run: staleness 0, engine sim")
     arguments, config = parser.parse_known_args()

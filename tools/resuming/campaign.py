@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -52,14 +52,16 @@ class Campaign:
     kills: int
     seed: int
     starting_s: float = 8.0
-    """A kill in the start comes within this time."""
+    """A kill in the start comes within this time, or within that of the last start that came to be ready."""
     training_s: float = 4.0
     """One in training comes within this time after all roles are ready."""
     patience_s: float = 300.0
     rows: list[Kill] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+    """Of the run, when it was judged."""
 
-    def run(self, say) -> None:  # type: ignore[no-untyped-def]
+    def run(self, say: Callable[[str], None]) -> None:
         """Run it. `say` is told how it goes."""
         random_moment = random.Random(self.seed)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -81,7 +83,7 @@ class Campaign:
         if not self.wrong:
             self._judge(broken)
 
-    def compare(self, say) -> None:  # type: ignore[no-untyped-def]
+    def compare(self, say: Callable[[str], None]) -> None:
         """Run it unbroken, and let the two be the same, step for step."""
         tree = RunTree(
             [*self.arguments, "--run.dir", str(self.folder), "--run.name", "unbroken"], self.folder / "unbroken.txt"
@@ -104,7 +106,8 @@ class Campaign:
         steps = self._num_lines
         before = steps()
         if in_start:
-            until = tree.began_s + share * self.starting_s
+            known = [kill.ready_s for kill in self.rows if kill.ready_s is not None]
+            until = tree.began_s + share * (known[-1] if known else self.starting_s)
             tree.wait_until(lambda: time.monotonic() > until, self.patience_s)
         elif tree.wait_for(_READY, self.patience_s):
             row.ready_s = tree.age_s
@@ -176,5 +179,3 @@ class Campaign:
             **{f"rollouts {state}": count for state, count in summary["rollouts"].items()},
             "failures": summary["failures"],
         }
-
-    facts: dict[str, object] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -53,12 +54,12 @@ class RunTree:
         """Until it has printed this; False when it ended, or the time was over, before."""
         return self.wait_until(lambda: text in self.output, timeout_s)
 
-    def wait_until(self, condition, timeout_s: float) -> bool:  # type: ignore[no-untyped-def]
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Until something is so; False when it ended, or the time was over, before."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.status is not None or time.monotonic() > deadline:
-                return bool(condition())
+                return condition()
             time.sleep(0.02)
         return True
 
