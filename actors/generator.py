@@ -26,6 +26,7 @@ import numpy as np
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.generator_waits import GeneratorAt, generator_waits
 from darts_async.algorithms.latency_probe import LatencyProbe
+from darts_async.algorithms.places import Places
 from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
 from darts_async.engines import RolloutEngine, make_rollout_engine
@@ -159,15 +160,7 @@ class _Replica:
         self._may_start.set()
         self._between_batches = config.pipeline.mode == "one_step_off"
         schedule = EvalSchedule.of(config)
-        self._capacity = config.generator.max_num_seqs + schedule.reserve
-        self._allocator = 0
-        """The start of the allocator that the credits are granted to."""
-        self._fence = 0
-        """Groups with a lower number are over."""
-        self._num_held = 0
-        """Requests that hold a place: those whose credit has not gone back."""
-        self._granted = self._capacity
-        self._num_taken = 0
+        self._places = Places(config.generator.max_num_seqs + schedule.reserve)
         self._credit_news = asyncio.Event()
         self._progress: dict[int, int] = {}
         self._progress_news = asyncio.Event()
@@ -228,34 +221,24 @@ class _Replica:
                 self._swaps.evaluated(message.version)
                 self._update_news.set()
             case AllocatorStarted():
-                self._serve_allocator(message.incarnation)
+                self._serve(message.incarnation)
             case RolloutRequest():
                 self._accept(message)
 
-    def _serve_allocator(self, incarnation: int) -> None:
-        """Take requests of this start of the allocator from now on, for credits of its own: those that an earlier one
-        has not used are void. What it sent holds its place until its end has been reported."""
-        if incarnation > self._allocator:
-            self._allocator = incarnation
-            self._granted, self._num_taken = self._capacity - self._num_held, 0
+    def _serve(self, allocator: int) -> None:
+        if self._places.serve(allocator):
             self._credit_news.set()
 
     def _accept(self, request: RolloutRequest) -> None:
         if request.incarnation != self._incarnation:
             return  # for an earlier start of this replica: written off together with it
-        if request.allocator != self._allocator:
-            return  # of a start of the allocator that is over: nobody waits for it
         if request.candidate_id in self._requested:
             return  # it is under way, or over: a repeat changes nothing
         _remember(self._requested, request.candidate_id, True, self._num_remembered)
-        self._num_taken += 1
-        if self._num_taken > self._granted:
-            raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
-        if group_of(request.candidate_id) < self._fence:
-            self._granted += 1
+        verdict = self._places.take(request.allocator, group_of(request.candidate_id))
+        if verdict != "sample":
             self._credit_news.set()
             return
-        self._num_held += 1
         candidate = self._live[request.candidate_id] = _Candidate(request)
         candidate.cancelled = (
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
@@ -280,13 +263,12 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
-        if group_of(candidate_id) >= self._fence:
+        if not self._places.is_over(group_of(candidate_id)):
             self._num_reports += 1
             async with self._sending:
                 await self._links.trajectories.send(message)
             self._num_reports -= 1
-        self._num_held -= 1
-        self._granted += 1
+        self._places.leave()
         self._credit_news.set()
 
     async def _outcome(self, candidate: _Candidate) -> Trajectory | RolloutEnded:
@@ -356,8 +338,8 @@ class _Replica:
                 Credits(
                     replica=self._links.rank,
                     incarnation=self._incarnation,
-                    allocator=self._allocator,
-                    granted_total=self._granted,
+                    allocator=self._places.allocator,
+                    granted_total=self._places.granted,
                 )
             )
 
@@ -459,10 +441,10 @@ class _Replica:
 
     async def _drop_below(self, group_id: int) -> None:
         """Everything of earlier groups is over: abort it, and report nothing of it."""
-        self._fence = max(self._fence, group_id)
+        self._places.drop_below(group_id)
         running: list[int] = []
         for candidate_id, candidate in self._live.items():
-            if group_of(candidate_id) < self._fence and not candidate.cancelled:
+            if self._places.is_over(group_of(candidate_id)) and not candidate.cancelled:
                 candidate.cancelled = True
                 self._stop_streaming(candidate)
                 if candidate.released.is_set():
@@ -502,7 +484,7 @@ class _Replica:
             elif lost.role == "selector":
                 await self._links.cancels.send(hello)
             elif lost.role == "allocator":
-                self._serve_allocator(lost.incarnation + 1)
+                self._serve(lost.incarnation + 1)
 
     async def _take_updates(self) -> None:
         while True:
@@ -622,7 +604,7 @@ class _Replica:
             oldest_s=max((time.monotonic() - c.began_s for c in self._live.values()), default=0.0),
             held=[c.min_version for c in waiting if not c.parked],
             parked=[c.min_version for c in waiting if c.parked],
-            free=self._granted - self._num_taken,
+            free=self._places.free,
             known=self._swaps.newest,
             loading=self._loading,
             empties_for=None if update is None or self._loading is not None else update.version,
@@ -631,7 +613,8 @@ class _Replica:
             tokens=self._counts["tokens"],
             sent=self._links.trajectories.stats.sent,
         )
-        return Outlook(sum(self._counts.values()) + self._num_taken + self._engine.version, generator_waits(at))
+        progress = sum(self._counts.values()) + self._places.num_requests + self._engine.version
+        return Outlook(progress, generator_waits(at))
 
     def summary(self) -> dict[str, float]:
         """Return the role's part of the run's summary. Percentiles of nothing are NaN."""
