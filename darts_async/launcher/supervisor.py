@@ -254,8 +254,8 @@ class _Supervisor:
             case StepMetrics():
                 self._step(message)
             case EvalResult():
-                self._files.evaluated(message)
-                self._view.evaluated(message)
+                if self._files.evaluated(message):
+                    self._view.evaluated(message)
             case Warn():
                 self._warn(f"{role.name}: {message.text}")
             case Finished():

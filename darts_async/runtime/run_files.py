@@ -72,12 +72,17 @@ class RunFiles:
         self._owed(report.step)  # each role reports in order: no more will be known of earlier ones
         return self._line(report.step, values, gauges)
 
-    def evaluated(self, result: EvalResult) -> None:
-        """Enter the scores of the held-out set."""
-        is_new = all(found.policy_version != result.policy_version for found in self._record.evals_during)
-        self._record.add_eval(result)
+    def evaluated(self, result: EvalResult) -> bool:
+        """Enter the scores of the held-out set; return False when they are here already: an allocator that was started
+        anew repeats them."""
+        record = self._record
+        if result in (*record.evals_during, *record.evals.values()):
+            return False
+        is_new = all(found.policy_version != result.policy_version for found in record.evals_during)
+        record.add_eval(result)
         if result.label == "during" and is_new:
             self._evals.append(result)
+        return True
 
     def beat(self) -> None:
         """Write down how long the run has lasted. Raises `OSError`."""

@@ -159,7 +159,7 @@ def test_the_files_of_a_run_go_on(paths: RunPaths):
     # An evaluation that was scored and has no line yet is in the next one; one that is scored again is not doubled.
     assert [line.get("eval/version") for line in _lines(paths)] == [None, 2.0, None]
     again = EvalResult(label="during", policy_version=2, reward=0.02, response_length=9.0, num_rollouts=6)
-    files.evaluated(again)
+    assert not files.evaluated(again)
     assert _both(files, 3, cancelled=9.0) is not None
     assert _lines(paths)[3].get("eval/version") is None
     record.add_finished(Finished(role="learner", rank=0, summary={"policy_version": 4.0}))
