@@ -76,7 +76,7 @@ class RunFiles:
         """Enter the scores of the held-out set; return False when they are here already: an allocator that was started
         anew repeats them."""
         record = self._record
-        if result in (*record.evals_during, *record.evals.values()):
+        if any(_is_same(result, known) for known in (*record.evals_during, *record.evals.values())):
             return False
         is_new = all(found.policy_version != result.policy_version for found in record.evals_during)
         record.add_eval(result)
@@ -118,6 +118,10 @@ class RunFiles:
             values |= _eval_values(self._evals.popleft())
         self._metrics.write({"step": step, "wall_s": self._starts.wall_s, **gauges, **values})
         return {**gauges, **values}
+
+
+def _is_same(one: EvalResult, other: EvalResult) -> bool:
+    return (one.label, one.policy_version, one.reward) == (other.label, other.policy_version, other.reward)
 
 
 def _eval_values(result: EvalResult) -> dict[str, float]:
