@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from darts_async.algorithms.effects import Drop, ScoreWanted
 from darts_async.algorithms.ledger_audit import LedgerAudit
-from darts_async.algorithms.ledger_records import LedgerRecord, RunOpened, RunReopened
+from darts_async.algorithms.ledger_records import GroupEnded, LedgerRecord, RunOpened, RunReopened
 from darts_async.algorithms.rounds import Rounds
 from darts_async.algorithms.run_draws import RunDraws
 from darts_async.algorithms.selector import Selector
@@ -512,30 +513,31 @@ class Restarts(RuleBasedStateMachine):
         """Many small things happen, in some order, none of them a loss."""
         rng = random.Random(seed)
         for _ in range(num):
-            rank = rng.randrange(_REPLICAS)
-            rng.choice(
-                [
-                    lambda: self.the_allocator_plans(rank, rng.choice([2, 3]), rng.random() < 0.1, rng.random() < 0.1),
-                    lambda: self.allocator.out and self.a_plan_arrives(),
-                    lambda: self.to_allocator and self.the_allocator_hears(rank),
-                    lambda: self.a_candidate_goes_on(rank, rng.randrange(9), rng.randrange(1, 9), "finished"),
-                    lambda: self.a_candidate_goes_on(rank, 0, 1, rng.choice(["progress", "progress", "failed"])),
-                    lambda: self.a_report_arrives(rank),
-                    lambda: self.the_selector_sends("replies"),
-                    lambda: self.the_selector_sends("groups"),
-                    lambda: self.the_selector_sends("cancels"),
-                    lambda: self.scores and self.a_score_is_in(rng.random() < 0.05),
-                    lambda: self.to_learner and self.a_group_arrives(rng.random() < 0.05),
-                    lambda: self.learner.out and self.news_of_a_step_arrive(),
-                    lambda: rng.random() < 0.5 and self.the_learner_makes_a_step(),
-                    lambda: self.learner_knows or self.the_learner_hears_of_the_selector(),
-                    lambda: self.allocator_knows or self.the_allocator_hears_of_the_selector(),
-                    lambda: self.a_generator_says_hello(rank),
-                    lambda: rng.random() < 0.3 and self.late and self.something_comes_late(),
-                    lambda: rng.random() < 0.3 and self.news and self.the_selector_hears_of_a_loss(),
-                ]
-            )()
+            rng.choice(self.deeds(rng, rng.randrange(_REPLICAS)))()
             self.the_books_balance()
+
+    def deeds(self, rng: random.Random, rank: int) -> list[Callable[[], object]]:
+        """What can happen next, losses apart."""
+        return [
+            lambda: self.the_allocator_plans(rank, rng.choice([2, 3]), rng.random() < 0.1, rng.random() < 0.1),
+            lambda: self.allocator.out and self.a_plan_arrives(),
+            lambda: self.to_allocator and self.the_allocator_hears(rank),
+            lambda: self.a_candidate_goes_on(rank, rng.randrange(9), rng.randrange(1, 9), "finished"),
+            lambda: self.a_candidate_goes_on(rank, 0, 1, rng.choice(["progress", "progress", "failed"])),
+            lambda: self.a_report_arrives(rank),
+            lambda: self.the_selector_sends("replies"),
+            lambda: self.the_selector_sends("groups"),
+            lambda: self.the_selector_sends("cancels"),
+            lambda: self.scores and self.a_score_is_in(rng.random() < 0.05),
+            lambda: self.to_learner and self.a_group_arrives(rng.random() < 0.05),
+            lambda: self.learner.out and self.news_of_a_step_arrive(),
+            lambda: rng.random() < 0.5 and self.the_learner_makes_a_step(),
+            lambda: self.learner_knows or self.the_learner_hears_of_the_selector(),
+            lambda: self.allocator_knows or self.the_allocator_hears_of_the_selector(),
+            lambda: self.a_generator_says_hello(rank),
+            lambda: rng.random() < 0.3 and self.late and self.something_comes_late(),
+            lambda: rng.random() < 0.3 and self.news and self.the_selector_hears_of_a_loss(),
+        ]
 
     # --- what always holds ------------------------------------------------------------------------------------------
 
@@ -585,53 +587,38 @@ class Restarts(RuleBasedStateMachine):
         """Every draw of the order came to an end, in order; none was passed over."""
         over: dict[int, str] = {}
         for record in self.disk:
-            if record.__class__.__name__ == "GroupEnded" and not record.starts_again:  # type: ignore[union-attr]
-                draw = self.draws[record.group_id]  # type: ignore[union-attr]
+            if isinstance(record, GroupEnded) and not record.starts_again:
+                draw = self.draws[record.group_id]
                 assert draw not in over
-                over[draw] = record.outcome  # type: ignore[union-attr]
+                over[draw] = record.outcome
         assert sorted(over) == list(range(len(over))) and len(over) == self.allocator.next_draw
         assert sum(what == "trained" for what in over.values()) == _STEPS * _PER_STEP
         trained = {self.draws[group_id] for group_id in self.learner.trained}
         assert {draw for draw, what in over.items() if what == "trained"} == trained
 
     def deliver_everything(self) -> None:
+        """Until nothing moves any more but what the allocator and the learner do by themselves."""
+        deeds = self.deeds(random.Random(0), 0)
         while self.late:
             self.something_comes_late()
         while self.news:
             self.the_selector_hears_of_a_loss()
-        if not self.learner_knows:
-            self.the_learner_hears_of_the_selector()
-        if not self.allocator_knows:
-            self.the_allocator_hears_of_the_selector()
-        for generator in self.generators:
-            self.a_generator_says_hello(generator.rank)
-        moved = True
-        while moved:
-            moved = False
-            while self.outbox:
-                self.the_selector_sends(self.outbox[0][0])
-                moved = True
-            while self.to_allocator:
-                self.the_allocator_hears(0)
-                moved = True
-            while self.allocator.out:
-                self.a_plan_arrives()
-                moved = True
-            for generator in self.generators:
-                while generator.running:
-                    self.a_candidate_goes_on(generator.rank, 0, 1, "finished")
-                while generator.out:
-                    self.a_report_arrives(generator.rank)
-                    moved = True
-            while self.scores:
-                self.a_score_is_in(False)
-                moved = True
-            while self.to_learner:
-                self.a_group_arrives(False)
-                moved = True
-            while self.learner.out:
-                self.news_of_a_step_arrive()
-                moved = True
+        while True:
+            before = self.seen()
+            for rank in range(_REPLICAS):
+                self.a_generator_says_hello(rank)
+                self.a_candidate_goes_on(rank, 0, 1, "finished")
+                self.a_report_arrives(rank)
+            for deed in deeds:
+                deed()
+            if self.seen() == before:
+                return
+
+    def seen(self) -> tuple[object, ...]:
+        """Changes when anything moves."""
+        sizes = map(len, (self.outbox, self.scores, self.to_learner, self.to_allocator, self.allocator.out))
+        replicas = [(len(g.running), len(g.out), g.has_hello) for g in self.generators]
+        return *sizes, *replicas, len(self.learner.out), self.learner_knows, self.allocator_knows
 
 
 Restarts.TestCase.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
