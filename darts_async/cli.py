@@ -479,6 +479,8 @@ def _show_summary(console: Console, plan: Plan, summary: dict[str, Any]) -> None
             f"{rollouts['cancelled_tail']} cancelled in the engine (about {saved or 0} tokens saved)"
         )
     lines.append(f"  summary: {plan.paths.summary}")
+    if summary["status"] != "done":
+        lines.append(f"  go on with it: darts-async up --resume {plan.paths.root}")
     if summary["status"] == "done":
         lines.append(f"  checkpoint: {plan.paths.checkpoints / ('step_' + str(summary['policy_version']))}")
     for line in lines:

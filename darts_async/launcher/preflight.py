@@ -107,7 +107,7 @@ def _name_taken(config: Config, paths: RunPaths) -> ConfigError:
         "run.name",
         config.run.name,
         f"a run of that name exists ({paths.root})",
-        "Choose another name with --run.name, or remove the folder.",
+        f"Choose another name with --run.name, or go on with it: --resume {paths.root}",
     )
 
 
