@@ -174,7 +174,7 @@ class Codec(Generic[T]):
 
 def _references_of(types: frozenset[type]) -> msgspec.msgpack.Decoder[msgspec.Struct]:
     """A decoder of the array fields alone, as bytes; it skips over everything else."""
-    kinds = [kind for kind in types if isinstance(kind, type)]  # a direction that nothing is sent in has none
+    kinds = [kind for kind in types if hasattr(kind, "__struct_fields__")]  # a direction without messages has None
     names = {field.name for kind in kinds for field in msgspec.structs.fields(kind) if field.type is np.ndarray}
     fields: list[tuple[str, Any, Any]] = [(name, msgspec.Raw, msgspec.Raw()) for name in sorted(names)]
     return msgspec.msgpack.Decoder(msgspec.defstruct("References", fields))
