@@ -62,6 +62,18 @@ def test_a_learner_that_stands_still_stops_the_others(tmp_path: Path) -> None:
     assert 0 < row["median_s"] == row["worst_s"]
 
 
+@pytest.mark.torch
+@pytest.mark.timeout(300)
+def test_a_run_comes_through_a_kill_and_a_stop(tmp_path: Path) -> None:
+    found = soak(tmp_path, "chaos")["chaos"]
+    assert {row["fault"]: row["times"] for row in found["rows"]} == {
+        "generator: SIGKILL (simulated engine)": 1,
+        "selector: SIGSTOP for 1 s (simulated engine)": 1,
+    }
+    assert all(0 < row["median_s"] == row["worst_s"] for row in found["rows"])
+    assert (found["figures"]["steps"], found["figures"]["violations"]) == (60, [])
+
+
 def test_ctrl_c_ends_the_soak_and_all_that_it_has_started(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(README)
