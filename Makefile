@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart figures off-policy test lint format constraints clean
+.PHONY: help quickstart figures off-policy soak test lint format constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ off-policy: $(STAMP)  ## Measure the off-policy table in configs/README.md (some
 	  --variant 'eta 4: pipeline.mode=async, pipeline.max_staleness=4' \
 	  --grid 'learner.correction=none,tis,icepop,["geometric_mask","tis"],["sequence_mask","tis"]' \
 	  --out runs/off-policy --write-readme configs/README.md
+
+soak: $(STAMP)  ## Measure the reliability table in README.md (under an hour; ONLY=chaos measures one part of it anew)
+	@$(BIN)/python tools/run_soaks.py $(foreach name,$(ONLY),--only $(name))
 
 # Files go to the processes in order, whole: the long ones first, and one engine serves all tests of its file.
 test: $(STAMP)  ## Run all tests (no GPU needed)

@@ -1,7 +1,12 @@
 """The allocator: decides which prompts start, with how many candidates, where and when.
 
-It moves messages; what is sent next is decided by `darts_async.algorithms.dispatch`. Invariant: no request of a group
-leaves before the selector has accepted the group's plan, so every candidate that exists is in the ledger.
+It moves messages; what is sent next is decided by `darts_async.algorithms.dispatch`. Where dispatch stands is the
+selector's to say, when the allocator starts and whenever the selector was lost: the allocator asks, and until it is
+answered (`DispatchState`) it plans nothing and takes no notice of what was told before.
+
+Invariants: no request of a group leaves before the selector has accepted the group's plan, so every candidate that
+exists is in the ledger; no plan made before a hello is sent behind it; an evaluation's score is on its way to the
+ledger before any plan that had to wait for it.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +23,9 @@ from darts_async.algorithms.allocation import FixedMean
 from darts_async.algorithms.batch_allocation import AllocationRules, BatchAllocation, PromptKey, is_adaptive
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
 from darts_async.algorithms.evaluation import EvalSchedule, EvalScore
+from darts_async.algorithms.ledger_records import is_lost
 from darts_async.algorithms.prompt_order import PromptOrder
+from darts_async.algorithms.recollection import Recollection
 from darts_async.algorithms.rounds import DEFERRED, Rounds
 from darts_async.algorithms.seeding import rollout_seed
 from darts_async.algorithms.staleness import Admission, eta_of, lookahead_of
@@ -26,11 +34,13 @@ from darts_async.algorithms.wait_graph import Pending
 from darts_async.config import Config
 from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths
-from darts_async.errors import LinkBroken, ProtocolError
+from darts_async.errors import LinkBroken
 from darts_async.messages import (
     AllocatorHello,
+    AllocatorStarted,
     CandidatePlaced,
     Credits,
+    DispatchState,
     EvalResult,
     EvaluationDone,
     FromAllocator,
@@ -49,13 +59,17 @@ from darts_async.messages import (
     candidate_id,
     index_of,
 )
-from darts_async.runtime.allocator_file import prune_allocator_states, save_allocator_state
+from darts_async.runtime.allocator_file import prune_allocator_states, save_allocator_state, saved_versions
 from darts_async.runtime.links import AllocatorLinks
+from darts_async.runtime.remember import remember
 from darts_async.runtime.scope import run_until
 from darts_async.runtime.waiting import Outlook
 from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompts
 
 _log = logging.getLogger(__name__)
+
+_HELLO_BITS: Final = 20
+"""Of a hello's number; above them stands which start of the allocator says it."""
 
 
 async def run(links: AllocatorLinks, config: Config, prompts: PromptSet | None = None) -> None:
@@ -72,6 +86,7 @@ async def run(links: AllocatorLinks, config: Config, prompts: PromptSet | None =
         await links.supervisor.send(Warn(role="allocator", rank=links.rank, text=text))
     await run_until(
         links.supervisor.stopping,
+        allocator.ask(),
         allocator.take_credits(),
         allocator.take_versions(),
         allocator.take_replies(),
@@ -97,14 +112,23 @@ class _Allocator:
         self._links = links
         self._config = config
         self._prompts = prompts
+        self._first_config = config
+        self._incarnation = links.supervisor.incarnation
+        self._remembers = not (self._incarnation or links.supervisor.resumed)
+        """What was before is known here: this start has seen all of the run."""
+        self._hello = self._incarnation << _HELLO_BITS
+        """Number of the last hello to the selector."""
+        self._placed = False
+        """The answer to it is here."""
+        self._planning = asyncio.Lock()
+        """Held while something is sent that the selector must not get in another order than it was decided in."""
+        self._knows_version = asyncio.Event()
         self._schedule = EvalSchedule.of(config)
         self._evaluated = 0
         """Evaluations of versions up to this one are over."""
-        order = PromptOrder(len(prompts.train), config.run.seed)
-        self._adaptive: BatchAllocation | None = None
-        if is_adaptive(config):
-            keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in prompts.train]
-            self._adaptive = BatchAllocation(AllocationRules.of(config), keys, order.prompt_of)
+        self._results: list[EvalResult] = []
+        order = self._new_order()
+        self._adaptive = self._new_allocation(order) if is_adaptive(config) else None
         budget = config.allocation.budget
         self._fixed = FixedMean(budget if isinstance(budget, float | int) else 1)
         """In use where the allocation is not adaptive."""
@@ -127,7 +151,10 @@ class _Allocator:
         self._wake = asyncio.Event()
         self._accepted: dict[int, asyncio.Future[None]] = {}
         self._jobs: dict[int, GroupJob] = {}
-        self._folder = RunPaths.of(config).allocator
+        self._paths = RunPaths.of(config)
+        self._folder = self._paths.allocator
+        self._is_set = False
+        """Settings are others than they were at the start."""
         self._saved: list[int] = []
         self._writing: asyncio.Task[Path] | None = None
         self.num_groups = 0
@@ -143,12 +170,15 @@ class _Allocator:
     def look(self) -> Outlook:
         """What keeps it from dispatching."""
         pending = self._dispatcher.pending()
-        if self._accepted:
+        if not self._placed:
+            pending = [Pending("selector-0", "waits to be told where dispatch goes on")]
+        elif self._accepted:
             pending = [Pending("selector-0", f"waits for an answer to the plan of group {min(self._accepted)}")]
         return Outlook(self._num_planned, pending)
 
     async def set_knobs(self, order: SetKnobs) -> str:
         """Go on under other bounds and another budget; groups that are under way keep what they were planned with."""
+        self._is_set = True
         config = with_values(self._config, {key: change.new for key, change in order.changes.items()})
         budget = config.allocation.budget
         if self._adaptive is not None:
@@ -171,7 +201,10 @@ class _Allocator:
     async def take_credits(self) -> None:
         while True:
             peer, message = await self._links.rollouts.recv()
-            if isinstance(message, Credits):
+            if isinstance(message, Credits) and message.allocator != self._incarnation:
+                # Granted to an earlier start of the allocator, which may have sent anything for them.
+                await self._tell(peer, AllocatorStarted(incarnation=self._incarnation))
+            elif isinstance(message, Credits):
                 is_new = self._dispatcher.credits.grant(peer, message.granted_total, message.incarnation)
                 if is_new and self._evaluated:
                     await self._tell(peer, EvaluationDone(version=self._evaluated))
@@ -183,6 +216,7 @@ class _Allocator:
         while True:
             update = await self._links.policy.recv()
             self._dispatcher.published(update.version, last=update.last)
+            self._knows_version.set()
             self._wake.set()
             if not self._prompts.held_out and self._schedule.is_due(update.version):
                 await self._evaluation_over(update.version)  # there is nothing to evaluate with
@@ -199,6 +233,79 @@ class _Allocator:
                 self._wake.set()
             elif lost.role == "learner":
                 await self._links.policy.send(AllocatorHello())  # to the next one, which knows nobody
+            elif lost.role == "selector":
+                await self.ask()
+
+    # --- where dispatch stands ------------------------------------------------------------------------------------
+
+    async def ask(self) -> None:
+        """Ask the selector where dispatch goes on. What was under way until now is void, and so are earlier answers."""
+        self._placed = False
+        self._hello += 1
+        number = self._hello
+        for accepted in self._accepted.values():
+            accepted.cancel()
+        self._accepted.clear()
+        async with self._planning:
+            await self._links.plans.send(AllocatorHello(number=number))
+
+    async def _take_up(self, state: DispatchState) -> None:
+        """Go on from there, unless the selector is lost once more meanwhile."""
+        past = await self._recollect(state)
+        if not self._remembers:
+            await self._knows_version.wait()  # also says whether training is over
+        if past is not None and not self._remembers:
+            await self._adopt(past)
+        told = {version for version, *_ in state.evaluated}
+        for result in self._results:
+            if result.policy_version not in told:
+                await self._enter(result, state.number)  # it went down with the selector
+        if state.number != self._hello:
+            return
+        known = None
+        if past is not None and self._adaptive is not None:
+            known = past.allotted
+            allocation = known.allocation
+            assert isinstance(allocation, BatchAllocation)
+            allocation.adopt_latencies(self._adaptive)
+            if self._is_set:
+                allocation.follow(AllocationRules.of(self._config))
+            self._adaptive = allocation
+        dispatcher = self._dispatcher
+        dispatcher.take_up(state, known)
+        self._jobs = {group.group_id: dispatcher.adopted(group) for group in state.open}
+        self._remembers = self._placed = True
+        _log.info("dispatch goes on at group %d, draw %d", state.first_group, state.next_draw)
+
+    async def _recollect(self, state: DispatchState) -> Recollection | None:
+        """What the ledger knows of the run; None if there is nothing that is not known here, or no past at all."""
+        begins = self._remembers and state.number == 1
+        if begins or not state.ledger_records or (self._remembers and self._adaptive is None):
+            return None
+        order = self._new_order()
+        if self._adaptive is not None:
+            past = Recollection(self._first_config, order, self._new_allocation(order))
+        else:
+            past = Recollection(self._first_config, order, FixedMean(self._fixed.mean))
+        await asyncio.to_thread(remember, past, self._paths.ledger, state.ledger_records)
+        return past
+
+    async def _adopt(self, past: Recollection) -> None:
+        """Become what an earlier start was, and say again what its end may have swallowed."""
+        self.starvation, self.num_groups = past.starvation, past.num_groups
+        self._results = list(past.evaluations)
+        self._saved = await asyncio.to_thread(saved_versions, self._folder)
+        for result in self._results:
+            await self._report(result)
+
+    def _new_order(self) -> PromptOrder:
+        return PromptOrder(len(self._prompts.train), self._first_config.run.seed)
+
+    def _new_allocation(self, order: PromptOrder) -> BatchAllocation:
+        keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in self._prompts.train]
+        return BatchAllocation(AllocationRules.of(self._first_config), keys, order.prompt_of)
+
+    # --- replies --------------------------------------------------------------------------------------------------
 
     async def take_replies(self) -> None:
         while True:
@@ -206,12 +313,17 @@ class _Allocator:
             self._wake.set()
 
     async def _take(self, reply: PlanReply) -> None:
+        if isinstance(reply, DispatchState):
+            if reply.number == self._hello and not self._placed:
+                await self._take_up(reply)
+            return
+        if not self._placed:
+            return  # the answer that comes has it
         match reply:
             case PlanAccepted(group_id=group_id):
                 accepted = self._accepted.pop(group_id, None)
-                if accepted is None:
-                    raise ProtocolError(f"the selector accepted group {group_id}, which was not planned")
-                accepted.set_result(None)
+                if accepted is not None:  # else it was told before
+                    accepted.set_result(None)
             case ReplaceCandidate():
                 self._dispatcher.replace(reply.group_id, reply.candidate_id)
             case GroupComplete():
@@ -220,19 +332,27 @@ class _Allocator:
                 self._dispatcher.rounds.filled(reply.step)
             case GroupOutcome():
                 job = self._jobs.pop(reply.group_id, None)
+                if reply.purpose == "train" and not self._dispatcher.admission.is_live(reply.group_id):
+                    return  # told before
                 if job is not None and reply.reason == DEFERRED:
                     self._dispatcher.rounds.deferred(job.draw)
                 elif reply.outcome == "stale":
                     self._dispatcher.rounds.swept()
+                    if job is not None and is_lost(reply.reason):
+                        self._dispatcher.redo(job)
                 await self._ended(reply, job)
 
     async def _ended(self, outcome: GroupOutcome, job: GroupJob | None) -> None:
         if outcome.purpose == "train":
-            # A group that was cut off shows only its short responses: they would pass for its lengths.
-            if self._adaptive is not None and job is not None and outcome.outcome != "cancelled":
+            # A group that was cut off shows only its short responses: they would pass for its lengths. One that was
+            # lost comes again.
+            counts = outcome.outcome != "cancelled" and not is_lost(outcome.reason)
+            if self._adaptive is not None and job is not None and counts:
                 self._adaptive.observe(job.prompt_index, outcome.group_id, outcome.lengths)
             trained = outcome.outcome == "trained"
             self._dispatcher.group_ended(outcome.group_id, trained=trained)
+            if is_lost(outcome.reason):
+                return
             if (text := self.starvation.ended(outcome.prompt_id, trained=trained)) is not None:
                 _log.warning("%s", text)
                 await self._links.supervisor.send(Warn(role="allocator", rank=self._links.rank, text=text))
@@ -243,22 +363,35 @@ class _Allocator:
             await self._scored(score)
 
     async def _scored(self, score: EvalScore) -> None:
-        """Tell everyone who waits for it: the replicas that hold the version, the learner, and the launcher."""
-        if score.label == "during":
-            await self._evaluation_over(score.version)
-        if score.label != "before" and self._schedule.every_steps:
-            await self._links.policy.send(
-                PolicyScored(version=score.version, reward=score.reward, response_length=score.response_length)
-            )
-        await self._links.supervisor.send(
-            EvalResult(
-                label=score.label,
-                policy_version=score.version,
-                reward=score.reward,
-                response_length=score.response_length,
-                num_rollouts=score.num_rollouts,
-            )
+        """Tell everyone who waits for it: the ledger, the replicas that hold the version, the learner, the launcher."""
+        result = EvalResult(
+            label=score.label,
+            policy_version=score.version,
+            reward=score.reward,
+            response_length=score.response_length,
+            num_rollouts=score.num_rollouts,
         )
+        self._results.append(result)
+        await self._enter(result, self._hello)
+        await self._report(result)
+
+    async def _enter(self, result: EvalResult, hello: int) -> None:
+        """Have a score written into the ledger; not after a later hello, whose answer says whether it is there."""
+        async with self._planning:
+            if hello == self._hello:
+                await self._links.plans.send(result)
+
+    async def _report(self, result: EvalResult) -> None:
+        """Tell of a score; a repeat does no harm."""
+        if result.label == "during":
+            await self._evaluation_over(result.policy_version)
+        if result.label != "before" and self._schedule.every_steps:
+            await self._links.policy.send(
+                PolicyScored(
+                    version=result.policy_version, reward=result.reward, response_length=result.response_length
+                )
+            )
+        await self._links.supervisor.send(result)
 
     async def _evaluation_over(self, version: int) -> None:
         self._evaluated = max(self._evaluated, version)
@@ -274,47 +407,53 @@ class _Allocator:
     async def dispatch(self) -> None:
         while self._dispatcher.phase != "complete":
             self._wake.clear()
-            while (job := self._dispatcher.next_job()) is not None:
+            while self._placed and (job := self._dispatcher.next_job()) is not None:
                 if isinstance(job, GroupJob):
-                    await self._start_group(job)
+                    await self._start_group(job, self._hello)
                 else:
-                    await self._start_replacement(job)
+                    await self._start_replacement(job, self._hello)
             self._show()
             await self._wake.wait()
         self._links.supervisor.state = "complete"
         await self._links.supervisor.send(RunComplete())
 
-    async def _start_group(self, job: GroupJob) -> None:
-        config, prompt = self._config, self._prompt(job)
+    async def _start_group(self, job: GroupJob, hello: int) -> None:
         candidates = tuple(candidate_id(job.group_id, index) for index in range(job.num_candidates))
-        training = job.purpose == "train"
-        self._jobs[job.group_id] = job
-        self._num_planned += 1
-        accepted = self._accepted[job.group_id] = asyncio.get_running_loop().create_future()
-        await self._links.plans.send(
-            GroupPlan(
-                group_id=job.group_id,
-                draw=job.draw,
-                replica=_rank_of(job.peer),
-                incarnation=job.incarnation,
-                prompt_id=prompt.prompt_id,
-                purpose=job.purpose,
-                rule=(job.rule or config.selection.rule) if training else "all",
-                group_size=config.group.size if training else job.num_candidates,
-                keep_longest=config.group.keep_longest if training else 0,
-                candidate_ids=candidates,
-                dispatch_version=job.policy_version,
-                max_staleness=eta_of(config) if training else None,
-                unfinished=job.unfinished,
-                prompt_tokens=prompt.tokens,
-            )
-        )
-        await accepted
+        plan = self._plan(job, candidates)
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async with self._planning:
+            if hello == self._hello:
+                self._jobs[job.group_id] = job
+                self._accepted[job.group_id] = accepted
+                self._num_planned += 1
+                await self._links.plans.send(plan)
+        if hello == self._hello:
+            await asyncio.wait([accepted])
         for candidate in candidates:
-            await self._request(job, job, candidate, attempt=0)
-        self.num_groups += training
+            await self._request(job, job, candidate, attempt=0, hello=hello)
+        self.num_groups += job.purpose == "train" and hello == self._hello
 
-    async def _start_replacement(self, replacement: ReplacementJob) -> None:
+    def _plan(self, job: GroupJob, candidates: tuple[int, ...]) -> GroupPlan:
+        config, prompt = self._config, self._prompt(job)
+        training = job.purpose == "train"
+        return GroupPlan(
+            group_id=job.group_id,
+            draw=job.draw,
+            replica=_rank_of(job.peer),
+            incarnation=job.incarnation,
+            prompt_id=prompt.prompt_id,
+            purpose=job.purpose,
+            rule=(job.rule or config.selection.rule) if training else "all",
+            group_size=config.group.size if training else job.num_candidates,
+            keep_longest=config.group.keep_longest if training else 0,
+            candidate_ids=candidates,
+            dispatch_version=job.policy_version,
+            max_staleness=eta_of(config) if training else None,
+            unfinished=job.unfinished,
+            prompt_tokens=prompt.tokens,
+        )
+
+    async def _start_replacement(self, replacement: ReplacementJob, hello: int) -> None:
         job = self._jobs.get(replacement.group_id)
         if job is None:
             return
@@ -322,12 +461,20 @@ class _Allocator:
         placed = CandidatePlaced(
             candidate_id=candidate, replica=_rank_of(replacement.peer), incarnation=replacement.incarnation
         )
-        await self._links.plans.send(placed)
-        await self._request(job, replacement, candidate, attempt=1)
+        async with self._planning:
+            if hello == self._hello:
+                await self._links.plans.send(placed)
+        await self._request(job, replacement, candidate, attempt=1, hello=hello)
 
-    async def _request(self, job: GroupJob, booked: GroupJob | ReplacementJob, candidate: int, attempt: int) -> None:
+    async def _request(
+        self, job: GroupJob, booked: GroupJob | ReplacementJob, candidate: int, attempt: int, hello: int
+    ) -> None:
         """Send one candidate of a group where it was booked. Nothing goes to a start of a replica that is over: the
-        selector knows where each candidate was to go, and has written it off or will."""
+        selector knows where each candidate was to go, and has written it off or will. Nor does anything leave that was
+        booked before the last hello."""
+        if hello != self._hello:
+            self._dispatcher.credits.refund(booked.peer, 1, booked.incarnation)
+            return
         if not self._dispatcher.may_send(booked):
             return
         prompt = self._prompt(job)
@@ -342,6 +489,7 @@ class _Allocator:
                 max_response_tokens=self._config.model.max_response_tokens,
                 min_policy_version=job.policy_version,
                 incarnation=booked.incarnation,
+                allocator=self._incarnation,
             ),
         )
 

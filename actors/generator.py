@@ -6,9 +6,10 @@ reach the engine on a path of their own that nothing can hold up; new weights ar
 what it has, and goes on from there under a later version.
 
 Invariants: every request ends in exactly one `Trajectory` or `RolloutEnded`, also those that were on their way when
-the run was stopped; `Progress` of a candidate never follows its end; no request reaches an engine older than its
-`min_policy_version` (or the version it was parked for); memory is bounded by the credits (a candidate, parked or not,
-keeps its credit until its end has been sent).
+the run was stopped, unless its group is over by then (`DropBelow`) and nobody waits for it; `Progress` of a candidate
+never follows its end; no request reaches an engine older than its `min_policy_version` (or the version it was parked
+for); memory is bounded by the credits (a candidate, parked or not, keeps its credit until its end has been sent), of
+which there is one capacity's worth whoever sends: an earlier start of the allocator has none any more.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import numpy as np
 
 from darts_async import clock
 from darts_async.algorithms.evaluation import EvalSchedule
+from darts_async.algorithms.generator_waits import GeneratorAt, generator_waits
 from darts_async.algorithms.latency_probe import LatencyProbe
 from darts_async.algorithms.latency_table import LatencyTable
+from darts_async.algorithms.places import Places
 from darts_async.algorithms.step_record import Mean
 from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
@@ -32,8 +35,10 @@ from darts_async.engines import RolloutEngine, make_rollout_engine
 from darts_async.engines.response import ResponseBuffer
 from darts_async.errors import EngineDead, ProtocolError, RolloutError, TransportError
 from darts_async.messages import (
+    AllocatorStarted,
     CancelRollouts,
     Credits,
+    DropBelow,
     EvaluationDone,
     FromAllocator,
     GeneratorHello,
@@ -48,16 +53,18 @@ from darts_async.messages import (
     StreamRollouts,
     Trajectory,
     TrajectoryChunk,
+    group_of,
 )
 from darts_async.metrics import BusyClock, percentile
 from darts_async.runtime.chunk_outbox import ChunkOutbox
 from darts_async.runtime.links import GeneratorLinks
+from darts_async.runtime.waiting import Outlook
 
 _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
 _EARLY_CANCELS: Final = 1 << 14
 """Cancels (parks, streams) of unknown candidates that are remembered; nearly all of them are of candidates that have
-just ended."""
+just ended. Also the least number of requests that are remembered."""
 _WAITING_CHUNKS: Final = 256
 """Chunks that may wait for the learner; beyond it a candidate's stream is given up."""
 _SAMPLES: Final = 1 << 16
@@ -74,9 +81,11 @@ async def run(links: GeneratorLinks, config: Config, engine: RolloutEngine | Non
     try:
         started = await _start(engine, supervisor.stopping)
         replica = _Replica(links, config, engine)
+        supervisor.look = replica.look
         if started:
-            await links.cancels.send(GeneratorHello(replica=links.rank))
-            await links.policy.send(GeneratorHello(replica=links.rank))
+            hello = GeneratorHello(replica=links.rank, incarnation=supervisor.incarnation)
+            await links.cancels.send(hello)
+            await links.policy.send(hello)
             await supervisor.ready()
             await replica.serve()
         await links.trajectories.send(StreamEnd(role="generator", rank=links.rank))
@@ -104,6 +113,7 @@ class _Candidate:
 
     def __init__(self, request: RolloutRequest) -> None:
         self.request = request
+        self.began_s = clock.now_s()
         self.min_version = request.min_policy_version
         """It is held until the engine serves this; parking raises it."""
         self.released = asyncio.Event()
@@ -123,9 +133,9 @@ class _Candidate:
         return self.parked and not self.cancelled
 
 
-def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T) -> None:
+def _remember(book: OrderedDict[int, _T], candidate_id: int, what: _T, most: int = _EARLY_CANCELS) -> None:
     book[candidate_id] = what
-    if len(book) > _EARLY_CANCELS:
+    if len(book) > most:
         book.popitem(last=False)
 
 
@@ -136,6 +146,9 @@ class _Replica:
         self._engine = engine
         self._live: dict[int, _Candidate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._requested: OrderedDict[int, bool] = OrderedDict()
+        """The last candidates that were requested."""
+        self._num_remembered = max(_EARLY_CANCELS, 4 * config.generator.max_num_seqs)
         self._early_cancels: OrderedDict[int, bool] = OrderedDict()
         self._early_parks: OrderedDict[int, int] = OrderedDict()
         self._early_streams: OrderedDict[int, bool] = OrderedDict()
@@ -149,14 +162,17 @@ class _Replica:
         self._may_start.set()
         self._between_batches = config.pipeline.mode == "one_step_off"
         schedule = EvalSchedule.of(config)
-        self._granted = config.generator.max_num_seqs + schedule.reserve
-        self._num_taken = 0
+        self._places = Places(config.generator.max_num_seqs + schedule.reserve)
         self._credit_news = asyncio.Event()
         self._progress: dict[int, int] = {}
         self._progress_news = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._num_reports = 0
+        """Ends of candidates on their way into the link."""
         self._swaps = SwapOrder(schedule)
         self._update_news = asyncio.Event()
+        self._loading: int | None = None
+        """The version that the engine is taking up."""
         self._clock = BusyClock()
         self._probe = LatencyProbe()
         self._latencies = LatencyTable()
@@ -204,20 +220,29 @@ class _Replica:
             self._take(await self._links.rollouts.recv())
 
     def _take(self, message: FromAllocator) -> None:
-        if isinstance(message, EvaluationDone):
-            self._swaps.evaluated(message.version)
-            self._update_news.set()
-        else:
-            self._accept(message)
+        match message:
+            case EvaluationDone():
+                self._swaps.evaluated(message.version)
+                self._update_news.set()
+            case AllocatorStarted():
+                self._serve(message.incarnation)
+            case RolloutRequest():
+                self._accept(message)
+
+    def _serve(self, allocator: int) -> None:
+        if self._places.serve(allocator):
+            self._credit_news.set()
 
     def _accept(self, request: RolloutRequest) -> None:
         if request.incarnation != self._incarnation:
             return  # for an earlier start of this replica: written off together with it
-        self._num_taken += 1
-        if self._num_taken > self._granted:
-            raise ProtocolError(f"request {self._num_taken} came when {self._granted} candidates had been granted")
-        if request.candidate_id in self._live:
-            raise ProtocolError(f"candidate {request.candidate_id} was requested while it runs")
+        if request.candidate_id in self._requested:
+            return  # it is under way, or over: a repeat changes nothing
+        _remember(self._requested, request.candidate_id, True, self._num_remembered)
+        verdict = self._places.take(request.allocator, group_of(request.candidate_id))
+        if verdict != "sample":
+            self._credit_news.set()
+            return
         candidate = self._live[request.candidate_id] = _Candidate(request)
         candidate.cancelled = (
             self._early_cancels.pop(request.candidate_id, False) or self._links.supervisor.stopping.is_set()
@@ -242,9 +267,12 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
-        async with self._sending:
-            await self._links.trajectories.send(message)
-        self._granted += 1
+        if not self._places.is_over(group_of(candidate_id)):
+            self._num_reports += 1
+            async with self._sending:
+                await self._links.trajectories.send(message)
+            self._num_reports -= 1
+        self._places.leave()
         self._credit_news.set()
 
     async def _outcome(self, candidate: _Candidate) -> Trajectory | RolloutEnded:
@@ -313,7 +341,12 @@ class _Replica:
             await self._credit_news.wait()
             self._credit_news.clear()
             await self._links.rollouts.send(
-                Credits(replica=self._links.rank, incarnation=self._incarnation, granted_total=self._granted)
+                Credits(
+                    replica=self._links.rank,
+                    incarnation=self._incarnation,
+                    allocator=self._places.allocator,
+                    granted_total=self._places.granted,
+                )
             )
 
     async def _flush_progress(self) -> None:
@@ -382,7 +415,9 @@ class _Replica:
                 await self._park(message)
             elif isinstance(message, StreamRollouts):
                 self._begin_streams(message)
-            elif isinstance(message, CancelRollouts):
+            elif isinstance(message, DropBelow):
+                await self._drop_below(message.group_id)
+            else:
                 await self._cancel(message)
 
     async def _cancel(self, message: CancelRollouts) -> None:
@@ -410,6 +445,20 @@ class _Replica:
                 candidate.cancel_latency_s.set_result(latency_s)
         self._cancel_ms.append(latency_s * 1e3)
 
+    async def _drop_below(self, group_id: int) -> None:
+        """Everything of earlier groups is over: abort it, and report nothing of it."""
+        self._places.drop_below(group_id)
+        running: list[int] = []
+        for candidate_id, candidate in self._live.items():
+            if self._places.is_over(group_of(candidate_id)) and not candidate.cancelled:
+                candidate.cancelled = True
+                self._stop_streaming(candidate)
+                if candidate.released.is_set():
+                    running.append(candidate_id)
+                candidate.released.set()
+        if running:
+            await self._engine.abort(running)
+
     async def _park(self, message: ParkRollouts) -> None:
         """Pause what runs, keep holding what is held; nothing where the version is served already."""
         if self._engine.version >= message.resume_version:
@@ -435,11 +484,13 @@ class _Replica:
         """Introduce ourselves to whoever is started anew: it knows nobody."""
         while True:
             lost = await self._links.supervisor.losses.get()
-            hello = GeneratorHello(replica=self._links.rank)
+            hello = GeneratorHello(replica=self._links.rank, incarnation=self._incarnation)
             if lost.role == "learner":
                 await self._links.policy.send(hello)
             elif lost.role == "selector":
                 await self._links.cancels.send(hello)
+            elif lost.role == "allocator":
+                self._serve(lost.incarnation + 1)
 
     async def _take_updates(self) -> None:
         while True:
@@ -470,14 +521,17 @@ class _Replica:
         before = self._engine.version
         started = clock.now_s()
         self._probe.interrupted()
+        self._loading = update.version
         try:
-            await self._engine.update_weights(update.version, update.weights)
+            weights = await self._links.weights(update)
+            await self._engine.update_weights(update.version, weights)
         except ProtocolError as error:
             if self._swaps.next() is update:
                 raise
             _log.warning("version %d was overtaken while it was loaded: %s", update.version, error)
             return
         finally:
+            self._loading = None
             self._probe.interrupted()
         update_ms = 0.0
         if self._engine.version != before:
@@ -546,6 +600,28 @@ class _Replica:
         }
         if not supervisor.stopping.is_set():
             supervisor.state = "decoding" if self._clock.num_running else "waiting for requests"
+
+    def look(self) -> Outlook:
+        """What it is at, and what its candidates wait for."""
+        waiting = [candidate for candidate in self._live.values() if not candidate.released.is_set()]
+        update = self._swaps.next() if self._between_batches else None
+        at = GeneratorAt(
+            version=self._engine.version,
+            num_running=self._clock.num_running,
+            oldest_s=max((clock.now_s() - c.began_s for c in self._live.values()), default=0.0),
+            held=[c.min_version for c in waiting if not c.parked],
+            parked=[c.min_version for c in waiting if c.parked],
+            free=self._places.free,
+            known=self._swaps.newest,
+            loading=self._loading,
+            empties_for=None if update is None or self._loading is not None else update.version,
+            evaluates=self._engine.version if self._swaps.is_holding else None,
+            reports=self._num_reports,
+            tokens=self._counts["tokens"],
+            sent=self._links.trajectories.stats.sent,
+        )
+        progress = sum(self._counts.values()) + self._places.num_requests + self._engine.version
+        return Outlook(progress, generator_waits(at))
 
     def summary(self) -> dict[str, float]:
         """Return the role's part of the run's summary. Percentiles of nothing are NaN."""

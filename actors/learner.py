@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -24,12 +24,14 @@ from darts_async import clock
 from darts_async.algorithms.chunking import groups_wanted
 from darts_async.algorithms.evaluation import EvalSchedule
 from darts_async.algorithms.finished_step import FinishedStep
+from darts_async.algorithms.learner_waits import LearnerAt, Stage, learner_waits
 from darts_async.algorithms.limits import EndedBy, RunLimits
 from darts_async.algorithms.parity import GROSS_LIMITS, FirstStep, precision_of
 from darts_async.algorithms.staleness import eta_of, staleness
 from darts_async.algorithms.training_record import TrainingRecord
 from darts_async.config import Config
 from darts_async.config.frozen import needs_proximal, needs_reference, streams_tokens
+from darts_async.config.live import with_values
 from darts_async.config.paths import RunPaths
 from darts_async.engines.weight_store import WeightStore
 from darts_async.errors import ProtocolError, RunFailed
@@ -37,6 +39,7 @@ from darts_async.messages import (
     ChunksDropped,
     GroupSwept,
     LearnerState,
+    SetKnobs,
     StateTaken,
     StepDone,
     StepMetrics,
@@ -51,8 +54,12 @@ from darts_async.runtime.saving import Saving
 from darts_async.runtime.score_ahead import ScoreAhead
 from darts_async.runtime.spool import Chunk, Refused, Spool, SpooledStep
 from darts_async.runtime.step_journal import StepJournal
+from darts_async.runtime.waiting import Outlook
+from darts_async.transport.refusals import Refusals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from darts_async.engines.frozen import FrozenPolicies
     from darts_async.engines.step_stats import StepStats
     from darts_async.engines.trainer import Trainer
@@ -72,6 +79,7 @@ async def run(links: LearnerLinks, config: Config, trainer: Trainer | None = Non
     Loads the policy unless handed a trainer.
     """
     learner = _Learner(links, config)
+    links.supervisor.look, links.supervisor.knobs = learner.look, learner.set_knobs
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(learner.serve()), tasks.create_task(learner.heed_losses())]
@@ -93,6 +101,12 @@ def _load(config: Config) -> Trainer:
     from darts_async.engines.trainer import load_trainer  # noqa: PLC0415 - seconds of imports, off the event loop
 
     return load_trainer(config)
+
+
+def _republish(checkpoint: Path, path: Path, config: Config) -> None:
+    from darts_async.engines.republish import republish  # noqa: PLC0415 - torch, see above
+
+    republish(checkpoint, path, config)
 
 
 class _Learner:
@@ -122,6 +136,9 @@ class _Learner:
         """Of the open step, what an earlier start of the learner had received."""
         self._swept: set[int] = set()
         """Groups that an earlier start swept in the open step: they may come again, and count once."""
+        self._refused: set[int] = set()
+        """All that this start swept; few, if any."""
+        self._repeats = Refusals("the groups link")
         self._steps: deque[TrainedStep] = deque(maxlen=_KEPT_STEPS)
         self._telling = asyncio.Lock()
         """What the selector is told of steps and of the state reaches the link in the order it became true."""
@@ -129,11 +146,47 @@ class _Learner:
         self._trainer: Trainer | None = None
         self._frozen: FrozenPolicies | None = None
         """Of the trainer, where the config needs any."""
+        self._stage: Stage = "computing"
+        self._num_computed = 0
+        """Calls of the trainer that have returned."""
         self._ahead: ScoreAhead | None = None
         """Where tokens are streamed."""
         self._goes_on = self._supervisor.incarnation > 0 or self._supervisor.resumed
         if not self._goes_on:
             self._is_up.set()
+
+    # --- what others ask of it ----------------------------------------------------------------------------------------
+
+    def look(self) -> Outlook:
+        """What it is at, or waits for."""
+        record, stage = self._record, self._stage
+        at = LearnerAt(
+            stage=stage,
+            what=self._supervisor.state,
+            version=self.policy.version,
+            received=len(record.group_ids),
+            size=self._config.group.groups_per_step,
+            awaits_all=self._config.pipeline.mode == "sync",
+            peer=self.policy.telling,
+            mark=(stage, self._links.groups.stats.received if stage == "groups" else self._num_computed),
+        )
+        return Outlook(self._num_computed + record.num_groups + record.num_swept, learner_waits(at))
+
+    async def set_knobs(self, order: SetKnobs) -> str:
+        """Heeded where it is looked at next: chunks with the next group, limits and checkpoints at the step's end."""
+        self._config = with_values(self._config, {key: change.new for key, change in order.changes.items()})
+        self._limits = RunLimits.of(self._config)
+        self._saving.follow(self._config)
+        return ""
+
+    @contextlib.contextmanager
+    def _at(self, stage: Stage) -> Iterator[None]:
+        """The main task's alone: what is done in the background holds nothing up."""
+        before, self._stage = self._stage, stage
+        try:
+            yield
+        finally:
+            self._stage = before
 
     # --- the life of the role -------------------------------------------------------------------------------------
 
@@ -188,7 +241,8 @@ class _Learner:
         await self._saving.last(version)
         done = self._ended_by is not None and self._supervisor.stop_reason == "done"
         wait_s = _SCORE_SHARE * self._config.launch.drain_timeout_s if done else 0.0
-        await self._saving.last_score(version, wait_s)
+        with self._at("score"):
+            await self._saving.last_score(version, wait_s)
         if done:
             await self._saving.finished()
 
@@ -206,7 +260,7 @@ class _Learner:
             if lost.role == "selector":
                 await self._tell_state()
             elif lost.role == "generator":
-                self.policy.lost(lost.rank)
+                self.policy.lost(lost.rank, lost.incarnation)
 
     def close(self) -> None:
         """Let go of threads and files."""
@@ -222,6 +276,8 @@ class _Learner:
         self._supervisor.state = "taking up the run"
         await asyncio.to_thread(self._journal.read, self._remember)
         version = self._journal.version
+        if self._supervisor.resumed:
+            self._look_at_limits()
         await self._saving.restore()
         await replay_steps(
             self._trainer,
@@ -235,6 +291,7 @@ class _Learner:
         if version:
             # In the place of the file that is there, if it is: on a GPU the weights are not the same to the last bit.
             await self._on_torch(self._trainer.publish, self._store.path_of(version))
+        await self._republish_evaluated(version)
         self._open = await asyncio.to_thread(self._spool.read, version)
         self.policy.resume(version, last=self._ended_by is not None)
         self._is_up.set()
@@ -249,12 +306,31 @@ class _Learner:
         self._ended_by = step.ended_by or None
         self._saving.ended = self._ended_by is not None
 
+    def _look_at_limits(self) -> None:
+        """A run that goes on may have been given other limits than those that had ended it."""
+        last = self._record.last
+        if last is not None and last.ended_by:
+            self._ended_by = self._limits.ended_by(
+                version=last.version, wall_s=last.elapsed_s, trained_tokens=self._record.trained_tokens
+            )
+            self._saving.ended = self._ended_by is not None
+
     async def _passed(self, version: int) -> None:
         """A version that was made before is there again: whoever evaluates it may still ask for its file."""
         assert self._trainer is not None
         self._supervisor.state = f"taking up the run at version {version}"
         if self._schedule.is_due(version) and not self._store.path_of(version).exists():
             await self._on_torch(self._trainer.publish, self._store.path_of(version))
+
+    async def _republish_evaluated(self, version: int) -> None:
+        """The last evaluated version before this one may not be evaluated yet. Where its file is gone and it was not
+        passed, it has a checkpoint: that is written when it is made, and kept until its score is here."""
+        due = self._schedule.due_between(0, version)
+        if not due or self._store.path_of(due[-1]).exists():
+            return
+        checkpoint = self._paths.checkpoints / f"step_{due[-1]}"
+        if checkpoint.is_dir():
+            await self._on_torch(_republish, checkpoint, self._store.path_of(due[-1]), self._config)
 
     async def _tell_state(self) -> None:
         """Begin an epoch: the selector sends again what is not in this state; what it sent before is void."""
@@ -273,10 +349,11 @@ class _Learner:
     async def _await_selector(self) -> None:
         """Until the selector has heard of the state. Cancelled when the run stops."""
         self._supervisor.state = "waiting for the selector"
-        while self._answered < self._epoch:
-            message = await self._links.groups.recv()
-            if not isinstance(message, TrainGroup):  # groups before the answer are void
-                await self._heed(message)
+        with self._at("selector"):
+            while self._answered < self._epoch:
+                message = await self._links.groups.recv()
+                if not isinstance(message, TrainGroup):  # groups before the answer are void
+                    await self._heed(message)
 
     async def _heed(self, message: StateTaken | ChunksDropped | StreamEnd) -> None:
         match message:
@@ -310,7 +387,8 @@ class _Learner:
             self._supervisor.state = "writing the checkpoint"
             await self._saving.last(self.policy.version)
             self._supervisor.state = "done, serving the last weights"
-            await self._unless_stopping(self._discard_groups())
+            with self._at("ended"):
+                await self._unless_stopping(self._discard_groups())
 
     async def _unless_stopping(self, work: Coroutine[None, None, None]) -> None:
         """Run until it is done or the run is stopped, which cancels it."""
@@ -326,7 +404,10 @@ class _Learner:
             return await self._submit(function, *arguments)
 
     async def _submit(self, function: Callable[..., _Result], *arguments: object) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
+        finally:
+            self._num_computed += 1
 
     async def _discard_groups(self) -> None:
         """Let nobody wait for room on the link: groups that come after the last step are not trained."""
@@ -338,8 +419,6 @@ class _Learner:
     async def _gather(self) -> None:
         """Take groups until the step is full, with their gradients. Cancelled when the run stops."""
         size = self._config.group.groups_per_step
-        whole_batch = self._config.pipeline.mode == "sync"
-        min_chunk = self._config.queues.min_chunk
         received, self._open = self._open, SpooledStep()
         for group in received.groups:
             self._accept(group)
@@ -348,16 +427,20 @@ class _Learner:
         left, waiting = size - received.num_trained, received.waiting
         self._swept = set(received.refused)
         while left:
-            wanted = groups_wanted(left=left, min_chunk=min_chunk, whole_batch=whole_batch)
-            if len(waiting) < wanted:
+            if len(waiting) < self._groups_wanted(left):
                 waiting = waiting + await self._receive(left - len(waiting))
-            is_chunk = len(waiting) >= wanted
+            is_chunk = len(waiting) >= self._groups_wanted(left)  # asked again: the setting may have changed
             if is_chunk:
                 self._spool.put(self.policy.version, Chunk(num_groups=len(waiting)))
-            await self._spool.sync()
+            with self._at("spool"):
+                await self._spool.sync()
             if is_chunk:
                 await self._accumulate(waiting)
                 left, waiting = left - len(waiting), []
+
+    def _groups_wanted(self, left: int) -> int:
+        whole_batch = self._config.pipeline.mode == "sync"
+        return groups_wanted(left=left, min_chunk=self._config.queues.min_chunk, whole_batch=whole_batch)
 
     async def _accumulate(self, groups: list[TrainGroup]) -> None:
         assert self._trainer is not None
@@ -381,7 +464,8 @@ class _Learner:
         began = clock.now_s()
         accepted: list[TrainGroup] = []
         while len(accepted) < limit and (not accepted or self._links.groups.stats.depth):
-            message = await self._links.groups.recv()
+            with self._at("groups"):
+                message = await self._links.groups.recv()
             self._show()
             if not isinstance(message, TrainGroup):
                 await self._heed(message)
@@ -390,6 +474,14 @@ class _Learner:
         self._record.waited(clock.now_s() - began)
         return accepted
 
+    def _is_repeat(self, group: TrainGroup) -> bool:
+        """Whether it was received before: of an epoch each group is sent once, so this is somebody's echo. A group is
+        trained at the latest one step after its plan, so that what is too long ago to be remembered is known by that.
+        """
+        received = (self._record.group_ids, self._refused, *(step.group_ids for step in self._steps))
+        too_old = group.step <= self.policy.version - _KEPT_STEPS
+        return too_old or any(group.group_id in group_ids for group_ids in received)
+
     async def _admit(self, group: TrainGroup) -> bool:
         """The door: refuse what is too stale. Raises `ProtocolError` for a group out of order or from the future.
 
@@ -397,6 +489,9 @@ class _Learner:
         selector knew of then: between none and all so far. So the plan lies between the open step and the step
         without any sweep.
         """
+        if self._is_repeat(group):
+            self._repeats.refuse(b"selector-0", f"group {group.group_id} came before")
+            return False
         version, record = self.policy.version, self._record
         size = self._config.group.groups_per_step
         latest_plan = (record.num_groups + record.num_swept) // size
@@ -409,10 +504,12 @@ class _Learner:
         if newest > version:
             raise ProtocolError(f"group {group.group_id} has tokens of version {newest}, the latest is {version}")
         stale = staleness(version, group.oldest_version)
-        if stale > self._eta:
+        eta = self._eta if group.max_staleness is None else group.max_staleness
+        if stale > eta:
             record.num_swept += group.group_id not in self._swept
+            self._refused.add(group.group_id)
             self._spool.put(version, Refused(group_id=group.group_id))
-            _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, self._eta)
+            _log.warning("group %d swept at the door: staleness %d > %d", group.group_id, stale, eta)
             self._drop_chunks(group.candidate_ids)
             await self._links.steps.send(GroupSwept(group_id=group.group_id, staleness=stale))
             return False
@@ -434,7 +531,8 @@ class _Learner:
         deadline_s = self._config.launch.drain_timeout_s
         try:
             async with asyncio.timeout(deadline_s):
-                await asyncio.get_running_loop().create_future()  # cancelled by the stop
+                with self._at("stop"):
+                    await asyncio.get_running_loop().create_future()  # cancelled by the stop
         except TimeoutError:
             raise ProtocolError(
                 f"the selector ended its stream in step {self.policy.version} of {self._config.run.steps}, and no "
@@ -470,8 +568,10 @@ class _Learner:
             assert self._record.last is not None
             await self._journal.append(self._record.last)
             self._steps.append(TrainedStep(stats.version, group_ids))
-            await self.policy.publish(stats.version, last=last)
-            await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
+            with self._at("telling"):
+                await self.policy.publish(stats.version, last=last)
+            with self._at("reporting"):
+                await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
         self._show()
         await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
         if not last:

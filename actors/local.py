@@ -7,7 +7,7 @@ barrier, stop, reports. An engine and a trainer can be handed in, so that many r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
@@ -33,13 +33,16 @@ Report = Callable[[Message], None]
 class LocalRun:
     """One run in this process. `stop` may be called at any time; reports go to the callback in order, `Begin` first."""
 
-    def __init__(self, config: Config, report: Report, *, encode: bool = True) -> None:
-        """encode: messages travel as bytes, so that one that could not leave the process is noticed."""
+    def __init__(self, config: Config, report: Report, *, encode: bool = True, run_id: str = "") -> None:
+        """encode: messages travel as bytes, so that one that could not leave the process is noticed. run_id: of the
+        ledger; by chance if not given."""
+        self._run_id = run_id
         self._config = config
         self._encode = encode
         self._report = report
         self._limits = link_limits(config)
-        self._supervisors: list[_LocalSupervisor] = []
+        self._roles: dict[str, _LocalRole] = {}
+        self._tasks = asyncio.TaskGroup()
         self._num_ready = 0
         self._num_set = 0
         self._began_s = clock.now_s()
@@ -62,49 +65,79 @@ class LocalRun:
         hwm = {"trajectories": config.queues.trajectory_hwm, "groups": config.queues.ready_groups}
         streams = {n: self._stream(n, hwm.get(n, CONTROL_HWM)) for n, spec in LINKS.items() if spec.kind == "stream"}
         hubs = {n: self._hub(n) for n, spec in LINKS.items() if spec.kind == "hub" and n != "control"}
-        roles = []
         for rank in range(config.generator.replicas):
-            name = f"generator-{rank}"
-            generator_links = GeneratorLinks(
-                rank=rank,
-                rollouts=hubs["rollouts"].dealer(name),
-                trajectories=streams["trajectories"].sender(),
-                cancels=hubs["cancels"].dealer(name),
-                policy=hubs["policy"].dealer(name),
-                chunks=streams["chunks"].sender(),
-                supervisor=self._supervisor("generator", rank),
+
+            def generate(supervisor: _LocalSupervisor, rank: int = rank) -> Coroutine[Any, Any, None]:
+                links = GeneratorLinks(
+                    rank=rank,
+                    rollouts=hubs["rollouts"].dealer(supervisor.name),
+                    trajectories=streams["trajectories"].sender(),
+                    cancels=hubs["cancels"].dealer(supervisor.name),
+                    policy=hubs["policy"].dealer(supervisor.name),
+                    chunks=streams["chunks"].sender(),
+                    supervisor=supervisor,
+                )
+                return generator.run(links, config, engines[rank] if engines else None)
+
+            self._add("generator", rank, generate)
+
+        def select(supervisor: _LocalSupervisor) -> Coroutine[Any, Any, None]:
+            links = SelectorLinks(
+                rank=0,
+                plans=hubs["plans"].hub,
+                trajectories=streams["trajectories"].receiver(),
+                cancels=hubs["cancels"].hub,
+                groups=streams["groups"].sender(),
+                steps=streams["steps"].receiver(),
+                supervisor=supervisor,
             )
-            roles.append(generator.run(generator_links, config, engines[rank] if engines else None))
-        selector_links = SelectorLinks(
-            rank=0,
-            plans=hubs["plans"].hub,
-            trajectories=streams["trajectories"].receiver(),
-            cancels=hubs["cancels"].hub,
-            groups=streams["groups"].sender(),
-            steps=streams["steps"].receiver(),
-            supervisor=self._supervisor("selector", 0),
-        )
-        learner_links = LearnerLinks(
-            rank=0,
-            groups=streams["groups"].receiver(),
-            steps=streams["steps"].sender(),
-            policy=hubs["policy"].hub,
-            chunks=streams["chunks"].receiver(),
-            supervisor=self._supervisor("learner", 0),
-        )
-        allocator_links = AllocatorLinks(
-            rank=0,
-            plans=hubs["plans"].dealer("allocator-0"),
-            rollouts=hubs["rollouts"].hub,
-            policy=hubs["policy"].dealer("allocator-0"),
-            supervisor=self._supervisor("allocator", 0),
-        )
-        roles.append(selector.run(selector_links, config, pool))
-        roles.append(learner.run(learner_links, config, trainer))
-        roles.append(allocator.run(allocator_links, config, prompts))
-        async with asyncio.TaskGroup() as tasks:
-            for role in roles:
-                tasks.create_task(role)
+            return selector.run(links, config, pool, self._run_id)
+
+        def learn(supervisor: _LocalSupervisor) -> Coroutine[Any, Any, None]:
+            links = LearnerLinks(
+                rank=0,
+                groups=streams["groups"].receiver(),
+                steps=streams["steps"].sender(),
+                policy=hubs["policy"].hub,
+                chunks=streams["chunks"].receiver(),
+                supervisor=supervisor,
+            )
+            return learner.run(links, config, trainer)
+
+        def allocate(supervisor: _LocalSupervisor) -> Coroutine[Any, Any, None]:
+            links = AllocatorLinks(
+                rank=0,
+                plans=hubs["plans"].dealer(supervisor.name),
+                rollouts=hubs["rollouts"].hub,
+                policy=hubs["policy"].dealer(supervisor.name),
+                supervisor=supervisor,
+            )
+            return allocator.run(links, config, prompts)
+
+        self._add("selector", 0, select)
+        self._add("learner", 0, learn)
+        self._add("allocator", 0, allocate)
+        async with asyncio.TaskGroup() as self._tasks:
+            for role in self._roles.values():
+                role.start(self._tasks)
+
+    async def lose(self, name: str) -> None:
+        """A role dies on the spot, and starts anew over the same links: what was on its way to it may still arrive.
+
+        It ends as a cancelled task does, so unlike a killed process it closes its files.
+        """
+        role = self._roles[name]
+        await role.end()
+        before = role.supervisor
+        for supervisor in self._supervisors:
+            if supervisor is not before:
+                loss = RoleLost(role=before.role, rank=before.rank, incarnation=before.incarnation)
+                supervisor.losses.put_nowait(loss)
+        role.supervisor = _LocalSupervisor(self, before.role, before.rank, before.incarnation + 1)
+        role.supervisor.stop_reason = before.stop_reason
+        if before.stopping.is_set():
+            role.supervisor.stopping.set()
+        role.start(self._tasks)
 
     def stop(self, reason: str) -> None:
         """Ask every role to drain and end: `done`, `interrupted` or `fault`."""
@@ -139,7 +172,7 @@ class LocalRun:
     async def wait_begun(self) -> None:
         """The READY barrier."""
         self._num_ready += 1
-        if self._num_ready == len(self._supervisors):
+        if self._num_ready == len(self._roles) and not self._begun.is_set():
             self._begun.set()
             self._report(Begin())
         await self._begun.wait()
@@ -150,9 +183,13 @@ class LocalRun:
         if isinstance(message, RunComplete):
             self.stop("done")
 
-    def _supervisor(self, role: Role, rank: int) -> _LocalSupervisor:
-        self._supervisors.append(_LocalSupervisor(self, role, rank))
-        return self._supervisors[-1]
+    @property
+    def _supervisors(self) -> list[_LocalSupervisor]:
+        return [role.supervisor for role in self._roles.values()]
+
+    def _add(self, role: Role, rank: int, make: Callable[[_LocalSupervisor], Coroutine[Any, Any, None]]) -> None:
+        supervisor = _LocalSupervisor(self, role, rank)
+        self._roles[supervisor.name] = _LocalRole(supervisor, make)
 
     def _stream(self, name: LinkName, hwm: int) -> MemoryStream[Any]:
         if not self._encode:
@@ -171,24 +208,44 @@ class LocalRun:
         )
 
 
-class _LocalSupervisor:
-    """Implements `runtime.links.Supervisor` for one role."""
+class _LocalRole:
+    """A role and its present start."""
 
-    def __init__(self, run: LocalRun, role: Role, rank: int) -> None:
+    def __init__(
+        self, supervisor: _LocalSupervisor, make: Callable[[_LocalSupervisor], Coroutine[Any, Any, None]]
+    ) -> None:
+        """`make`: the role, with its ends of the links."""
+        self.supervisor = supervisor
+        self._make = make
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._task = tasks.create_task(self._make(self.supervisor), name=self.supervisor.name)
+
+    async def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class _LocalSupervisor:
+    """Implements `runtime.links.Supervisor` for one start of a role."""
+
+    def __init__(self, run: LocalRun, role: Role, rank: int, incarnation: int = 0) -> None:
         self.stopping = asyncio.Event()
         self.stop_reason = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
-        self.incarnation = 0
+        self.incarnation = incarnation
         self.resumed = False
         self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
         self.look: Look = nothing
         self.knobs: Callable[[SetKnobs], Awaitable[str]] | None = None
         self.ages = Ages()
         self.name = f"{role}-{rank}"
+        self.role: Role = role
+        self.rank = rank
         self._run = run
-        self._role = role
-        self._rank = rank
 
     async def ready(self) -> None:
         self.state = "ready"
@@ -199,4 +256,4 @@ class _LocalSupervisor:
 
     async def finish(self, summary: dict[str, float]) -> None:
         self.state = "done"
-        self._run.take(Finished(role=self._role, rank=self._rank, summary=summary))
+        self._run.take(Finished(role=self.role, rank=self.rank, summary=summary))

@@ -2,6 +2,8 @@
 
 It moves messages; what follows from each is decided by `darts_async.algorithms.selector`. Cancels leave at the event
 that makes them certain. A full link to the learner holds back new plans only, never cancels, verdicts or the books.
+Whatever others act on is in the ledger's file before it leaves here. So a selector that was killed is replaced by one
+that reads the ledger and goes on (`Selector.take_up`): what was lost is begun again, and nothing is done twice.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from typing import Any, Final
 import msgspec
 
 from darts_async import clock
-from darts_async.algorithms.effects import Cancel, Park, ScoreWanted, Stream
+from darts_async.algorithms.effects import Cancel, Drop, Park, ScoreWanted, Stream
 from darts_async.algorithms.ledger_records import KnobsSet, RunOpened
+from darts_async.algorithms.rounds import Rounds
+from darts_async.algorithms.run_draws import RunDraws
 from darts_async.algorithms.selector import Selector
+from darts_async.algorithms.selector_recovery import SelectorRecovery
 from darts_async.algorithms.staleness import StepPlanner, eta_of
-from darts_async.algorithms.wait_graph import Pending
+from darts_async.algorithms.wait_graph import Pending, count
 from darts_async.config import Config
 from darts_async.config.frozen import streams_tokens
 from darts_async.config.live import with_values
@@ -31,6 +36,7 @@ from darts_async.messages import (
     CandidatePlaced,
     ChunksDropped,
     DispatchState,
+    DropBelow,
     EvalResult,
     GroupPlan,
     GroupSwept,
@@ -66,23 +72,32 @@ _FAULT_DRAIN_S: Final = 1.5
 """After a fault whoever died will never end its stream: take in what is on its way, then close the books."""
 
 
-async def run(links: SelectorLinks, config: Config, pool: Pool | None = None) -> None:
+async def run(links: SelectorLinks, config: Config, pool: Pool | None = None, run_id: str = "") -> None:
     """Select, score and keep the books until the run is stopped and everyone's stream has ended.
 
-    Starts a pool of reward processes unless handed one."""
+    Starts a pool of reward processes unless handed one. run_id: of the ledger; by chance if not given."""
     if pool is not None:
-        await serve(links, config, pool)
+        await serve(links, config, pool, run_id)
         return
     setup = Setup(task=config.task.name, params=config.task.params, model_folder=str(model_folder(config)))
     pool = RewardPool(setup, workers=config.reward.workers, timeout_s=config.reward.timeout_s)
-    await serve(links, config, pool)
+    await serve(links, config, pool, run_id)
 
 
-async def serve(links: SelectorLinks, config: Config, pool: Pool) -> None:
+async def serve(links: SelectorLinks, config: Config, pool: Pool, run_id: str = "") -> None:
     """`run` with a pool of the caller's choice."""
-    file = LedgerFile.create(RunPaths.of(config).ledger)
+    recovery = None
+    folder = RunPaths.of(config).ledger
+    if links.supervisor.incarnation or links.supervisor.resumed:
+        recovery = SelectorRecovery(
+            max_response_tokens=config.model.max_response_tokens, run_seed=config.run.seed, draws=_first_draws(config)
+        )
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        file = await asyncio.to_thread(LedgerFile.reopen, folder, recovery.feed)
+    else:
+        file = LedgerFile.create(folder, run_id=run_id)
     try:
-        actor = _SelectorActor(links, config, pool, file)
+        actor = _SelectorActor(links, config, pool, file, recovery)
         links.supervisor.look, links.supervisor.knobs = actor.look, actor.set_knobs
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
@@ -104,7 +119,14 @@ async def serve(links: SelectorLinks, config: Config, pool: Pool) -> None:
 
 
 class _SelectorActor:
-    def __init__(self, links: SelectorLinks, config: Config, pool: Pool, file: LedgerFile) -> None:
+    def __init__(
+        self,
+        links: SelectorLinks,
+        config: Config,
+        pool: Pool,
+        file: LedgerFile,
+        recovery: SelectorRecovery | None,
+    ) -> None:
         self._links = links
         self._config = config
         self._pool = pool
@@ -118,25 +140,35 @@ class _SelectorActor:
             zero_variance=config.selection.zero_variance,
             stream_tokens=streams_tokens(config),
             clock=clock.now_s,
+            draws=_first_draws(config),
         )
         limit = config.queues.trajectory_hwm
-        self._cancels: Outbox[tuple[Cancel | Park | Stream, float]] = Outbox(limit)
+        self._cancels: Outbox[tuple[Cancel | Park | Stream | Drop, float]] = Outbox(limit)
         self._replies: Outbox[tuple[str, PlanReply]] = Outbox(limit)
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
         self._groups: Outbox[TrainGroup | StateTaken | ChunksDropped] = Outbox(_most_admitted(config))
         self._steps: list[StepMetrics] = []
         self._streams = OpenStreams(["learner-0", *(f"generator-{rank}" for rank in range(config.generator.replicas))])
+        self._generators: set[str] = set()
+        """Those that have introduced themselves; some may have joined the run later."""
         self._warn_at = 1
-        file.append(RunOpened(run=config.run.name, seed=config.run.seed, rule=config.selection.rule))
+        self._learner_said = asyncio.Event()
+        """What it has, since this start of the selector."""
+        if recovery is not None and recovery.opened:
+            self._selector.take_up(recovery)
+            _log.info("goes on at version %d with %d groups planned", recovery.version, recovery.num_groups)
+        else:
+            file.append(RunOpened(run=config.run.name, seed=config.run.seed, rule=config.selection.rule))
 
     def look(self) -> Outlook:
         """What it waits for: candidates, scores, room, plans."""
         pending = self._selector.pending()
         if self._groups.is_full:
-            full = f"{self._groups.depth} groups wait for room on the groups link"
-            pending.insert(0, Pending("learner-0", f"takes no more plans: {full}", self._selector.progress))
+            full = f"takes no more plans: {count(self._groups.depth, 'group')} wait for room on the link to the learner"
+            pending.insert(0, Pending("learner-0", full, self._selector.progress))
         elif self._groups.depth:
-            pending.insert(0, Pending("learner-0", f"has {self._groups.depth} groups wait for room on the groups link"))
+            what = f"waits with {count(self._groups.depth, 'group')} for room on the link to the learner"
+            pending.insert(0, Pending("learner-0", what, self._links.groups.stats.sent, key="room"))
         for name, outbox in (("cancels", self._cancels), ("replies", self._replies), ("scores", self._scores)):
             if outbox.is_full:
                 pending.insert(0, Pending("", f"reads nothing until fewer than {outbox.depth} {name} wait to go out"))
@@ -157,6 +189,7 @@ class _SelectorActor:
         """Serve until stopped, then drain. Return who did not end their stream in time."""
         supervisor = self._links.supervisor
         supervisor.state = "selecting"
+        self._carry_out()
         taking = [
             tasks.create_task(self._take_trajectories()),
             tasks.create_task(self._take_steps()),
@@ -168,6 +201,7 @@ class _SelectorActor:
             self._send_cancels(),
             self._send_replies(),
             self._send_groups(),
+            self._await_learner(),
             *(self._score() for _ in range(2 * self._config.reward.workers)),
         ]
         served = [tasks.create_task(coroutine) for coroutine in serving]
@@ -255,6 +289,7 @@ class _SelectorActor:
                     _log.info("the learner goes on at version %d", message.version)
                     self._streams.back("learner-0")
                     self._selector.on_learner_state(message)
+                    self._learner_said.set()
                     await self._after_message()
                     await self._file.sync()
                 case StreamEnd():
@@ -264,16 +299,33 @@ class _SelectorActor:
         """Nothing more will come from a start of a role that is over, and what it had is lost."""
         while True:
             lost = await self._links.supervisor.losses.get()
-            self._streams.lost(f"{lost.role}-{lost.rank}")
-            if lost.role == "generator":
-                self._selector.on_generator_lost(lost.rank, lost.incarnation)
+            name = f"{lost.role}-{lost.rank}"
+            self._streams.lost(name, lost.incarnation)
+            if name not in self._streams.missing:
+                self._generators.discard(name)
+            self._selector.on_role_lost(lost.role, lost.rank, lost.incarnation)
             await self._after_message()
 
     async def _take_hellos(self) -> None:
         while True:
-            peer, _ = await self._links.cancels.recv()
+            peer, hello = await self._links.cancels.recv()
             _log.info("%s takes cancels", peer)
-            self._streams.back(peer)
+            self._generators.add(peer)
+            self._streams.back(peer, hello.incarnation)
+            if self._selector.fence:
+                self._cancels.put([(Drop(self._selector.fence), clock.now_s())])
+
+    async def _await_learner(self) -> None:
+        """Say so when a learner that has to be heard before anything goes on takes its time."""
+        limit_s = self._config.launch.silence_s
+        while self._selector.waits_for_learner:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._learner_said.wait()
+            except TimeoutError:
+                text = f"nothing is dispatched: the learner has not said for {limit_s:g} s what it has trained"
+                _log.warning("%s", text)
+                await self._links.supervisor.send(Warn(role="selector", rank=self._links.rank, text=text))
 
     async def _score(self) -> None:
         while True:
@@ -334,7 +386,11 @@ class _SelectorActor:
         while True:
             cancel, decided_at_s = await self._cancels.take()
             message: ToGenerator
-            if isinstance(cancel, Park):
+            if isinstance(cancel, Drop):
+                # Numbers that generators refuse from now on must be refused by the next start of the selector, too.
+                await self._file.flush()
+                message = DropBelow(group_id=cancel.below)
+            elif isinstance(cancel, Park):
                 message = ParkRollouts(candidate_ids=cancel.candidate_ids, resume_version=cancel.resume_version)
             elif isinstance(cancel, Stream):
                 message = StreamRollouts(candidate_ids=cancel.candidate_ids)
@@ -344,13 +400,12 @@ class _SelectorActor:
                 try:
                     await self._links.cancels.send(peer, message)
                 except LinkBroken as broken:
-                    what = type(message).__name__
-                    _log.warning("%s misses %s of %d candidates: %s", peer, what, len(cancel.candidate_ids), broken)
+                    _log.warning("%s misses %s: %s", peer, type(message).__name__, broken)
 
-    def _holders(self, cancel: Cancel | Park | Stream) -> Sequence[str]:
-        if cancel.replica is not None:
+    def _holders(self, cancel: Cancel | Park | Stream | Drop) -> Sequence[str]:
+        if not isinstance(cancel, Drop) and cancel.replica is not None:
             return (f"generator-{cancel.replica}",)
-        return [f"generator-{rank}" for rank in range(self._config.generator.replicas)]
+        return sorted(self._generators)
 
     async def _send_replies(self) -> None:
         while True:
@@ -368,6 +423,8 @@ class _SelectorActor:
             message = await self._groups.take()
             if isinstance(message, TrainGroup) and message.epoch < self._selector.released.epoch:
                 continue  # the learner was lost meanwhile: it comes again
+            # That it was released is in the file first: another selector must not have its draw trained once more.
+            await self._file.flush()
             await self._links.groups.send(message)
 
     def _show(self) -> None:
@@ -376,6 +433,13 @@ class _SelectorActor:
         gauges["queue/trajectories/depth"] = float(self._links.trajectories.stats.depth)
         gauges["queue/rewards/depth"] = float(self._scores.depth + self._pool.waiting)
         gauges["queue/ready_groups/depth"] = float(self._groups.depth + self._links.groups.stats.depth)
+
+
+def _first_draws(config: Config) -> RunDraws:
+    """Of a run at its beginning."""
+    groups_per_step = config.group.groups_per_step
+    rounds = Rounds(groups_per_step, config.queues.oversample_groups, config.pipeline.unfinished)
+    return RunDraws(rounds, groups_per_step)
 
 
 def _most_admitted(config: Config) -> int:

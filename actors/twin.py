@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.local import LocalRun
+from darts_async.algorithms.seeding import stable_hash
 from darts_async.bench.cell_record import CellRecord
 from darts_async.bench.events import CellStep
 from darts_async.config import Config
@@ -54,8 +55,9 @@ async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None]) -> 
     engines = [TwinEngine(config, profile.engine, policy, machine) for _ in range(config.generator.replicas)]
     trainer = TwinTrainer(profile.learner, policy, machine)
     pool = TwinRewards(profile.reward, config.reward.workers, score)
+    run_id = f"{stable_hash(config.run.name, seed):016x}"
     record = CellRecord(config, tell, machine.decoding)
-    run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False)
+    run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False, run_id=run_id)
     failure: BaseExceptionGroup[Exception] | None = None
     try:
         await run.run(engines=list(engines), trainer=trainer, pool=pool, prompts=prompts_of(config, profile))

@@ -34,8 +34,9 @@ def cli() -> None:
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--dry-run", is_flag=True, help="Check everything, print the resolved config, start nothing.")
+@click.option("--resume", metavar="RUN", help="Go on with a run that was killed, interrupted or failed, in its folder.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--section.key VALUE ...]")
-def up(arguments: tuple[str, ...], dry_run: bool) -> None:
+def up(arguments: tuple[str, ...], dry_run: bool, resume: str | None) -> None:
     """Start a topology and train.
 
     With no CONFIG this is the quickstart: a tiny policy that ships with the package learns chain arithmetic on two
@@ -44,8 +45,20 @@ def up(arguments: tuple[str, ...], dry_run: bool) -> None:
     \b
         darts-async up --run.steps 10 --group.keep_longest 0
         darts-async up my.toml --learner.lr 1e-6 --queues.in_flight_groups 32
+
+    With --resume a run goes on where it was: every step, prompt and group that was trained stays so, what was under
+    way is sampled again. It keeps its config; limits, queue depths and [launch] may be set to something else.
+
+    \b
+        darts-async up --resume runs/quickstart-1
+        darts-async up --resume quickstart-1 --run.max_wall_s none
     """
     source, overrides = parse_arguments(arguments)
+    if resume is not None:
+        if source is not None:
+            raise click.UsageError(f"--resume takes the config of the run: leave {source!r} out")
+        _resume(resume, overrides, dry_run=dry_run)
+        return
     from darts_async.config import load_config  # noqa: PLC0415 - late, see above
     from darts_async.launcher.preflight import check  # noqa: PLC0415
 
@@ -285,6 +298,47 @@ def status(run: str, as_json: bool) -> None:
     sys.exit(show(Path(run).absolute(), Console(), as_json=as_json))
 
 
+@cli.command()
+@click.option("--role", type=click.Choice(["generator"]), default="generator", show_default=True, help="What joins.")
+@click.option("--keys", default="keys", show_default=True, metavar="FOLDER", help="Copy of the run's keys/join.")
+@click.option("--model", default="", metavar="FOLDER", help="The policy on this host. Default: as in the run's config.")
+@click.option("--devices", default="", metavar="'[0, 1]'", help="GPUs of this host to use. Default: all.")
+@click.option("--dir", "folder", default="runs", show_default=True, help="Where the folder with its log is made.")
+@click.option("--weights", type=click.Choice(["auto", "link"]), default="auto", help="link: never as files.")
+@click.argument("address", metavar="tcp://HOST:PORT")
+def join(role: str, keys: str, model: str, devices: str, folder: str, weights: str, address: str) -> None:
+    """Add a generator to a live run, from another host or another shell.
+
+    The run was started with launch.bind = tcp://HOST:PORT and launch.join of 1 or more. ADDRESS is that address as this
+    host reaches it; FOLDER is a copy of the run folder's keys/join, which this user alone may read. What the run sends
+    decides what is sampled here: join runs of people you trust.
+
+    Exit status 0: the run is over; 1: the run refused, is gone, or the generator could not be kept alive.
+
+    \b
+        darts-async join tcp://10.0.0.5:5600 --keys ./join --model /models/policy
+    """
+    import asyncio  # noqa: PLC0415 - late, see above
+    from pathlib import Path  # noqa: PLC0415
+
+    import uvloop  # noqa: PLC0415
+
+    from darts_async.launcher.join import JoinRequest  # noqa: PLC0415
+    from darts_async.launcher.join import join as take_part  # noqa: PLC0415
+
+    assert role == "generator"
+    request = JoinRequest(
+        address=address,
+        keys=Path(keys).absolute(),
+        model=model,
+        devices=devices,
+        folder=Path(folder),
+        over_link=weights == "link",
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(take_part(request, lambda text: click.echo(text))))
+
+
 @cli.command("set")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @click.argument("assignments", nargs=-1, required=True, metavar="SECTION.KEY=VALUE ...")
@@ -292,9 +346,10 @@ def set_live(run: str, assignments: tuple[str, ...]) -> None:
     """Change settings of a live run: all of them, or none when one cannot be.
 
     Live are queues.in_flight_groups, queues.oversample_groups, queues.min_chunk, allocation.budget,
-    pipeline.max_staleness, run.max_wall_s, run.max_trained_tokens, checkpoint.every_steps and launch.stall_s. What is
-    under way keeps what it was started with: a lower max_staleness holds for groups that start from then on. The
-    change is written into the ledger; config.live.toml in the run folder has the config as it is now.
+    pipeline.max_staleness, run.max_wall_s, run.max_trained_tokens, checkpoint.every_steps, checkpoint.recovery_steps
+    and launch.stall_s. What is under way keeps what it was started with: a lower max_staleness holds for groups that
+    start from then on. The change is written into the ledger; config.live.toml in the run folder has the config as it
+    is now.
 
     \b
         darts-async set runs/quickstart-1 queues.in_flight_groups=24 pipeline.max_staleness=2
@@ -418,6 +473,21 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[st
     return source, overrides
 
 
+def _resume(run: str, overrides: list[tuple[str, str]], *, dry_run: bool) -> None:
+    from darts_async.launcher.resume import RunIsComplete, plan_resume  # noqa: PLC0415 - late, see above
+
+    try:
+        plan = plan_resume(run, overrides, click.echo)
+    except RunIsComplete as complete:
+        click.echo(str(complete))
+        return
+    if not dry_run:
+        sys.exit(_EXIT[_run(plan)["status"]])
+    if plan.lock is not None:
+        plan.lock.release()
+    _show_plan(plan)
+
+
 def _run(plan: Plan) -> dict[str, Any]:
     import asyncio  # noqa: PLC0415
 
@@ -426,11 +496,12 @@ def _run(plan: Plan) -> dict[str, Any]:
 
     from darts_async.config.rules import warnings  # noqa: PLC0415
     from darts_async.launcher.preflight import create_run_folder  # noqa: PLC0415
+    from darts_async.launcher.resume import prepare_run_folder  # noqa: PLC0415
     from darts_async.launcher.supervisor import launch  # noqa: PLC0415
     from darts_async.launcher.view import LiveView, PlainView  # noqa: PLC0415
 
     console = Console()
-    create_run_folder(plan)
+    (create_run_folder if plan.history is None else prepare_run_folder)(plan)
     config = plan.config
     console.print(f"run folder: {plan.paths.root}", soft_wrap=True, markup=False, highlight=False)
     for text in warnings(config):
@@ -441,7 +512,8 @@ def _run(plan: Plan) -> dict[str, Any]:
                 "in_flight_groups": config.queues.in_flight_groups,
                 "ready_groups": config.queues.ready_groups,
             }
-            with LiveView(console, config.run.name, config.run.steps, bounds) as view:
+            done = 0 if plan.history is None else plan.history.version
+            with LiveView(console, config.run.name, config.run.steps, bounds, done=done) as view:
                 summary = runner.run(launch(plan, view))
         else:
             summary = runner.run(launch(plan, PlainView(console, config.run.steps)))
@@ -481,6 +553,8 @@ def _show_summary(console: Console, plan: Plan, summary: dict[str, Any]) -> None
             f"{rollouts['cancelled_tail']} cancelled in the engine (about {saved or 0} tokens saved)"
         )
     lines.append(f"  summary: {plan.paths.summary}")
+    if summary["status"] != "done":
+        lines.append(f"  go on with it: darts-async up --resume {plan.paths.root}")
     if summary["status"] == "done":
         lines.append(f"  checkpoint: {plan.paths.checkpoints / ('step_' + str(summary['policy_version']))}")
     for line in lines:

@@ -379,6 +379,8 @@ class GeneratorHello(Message, frozen=True, kw_only=True):
     """A replica introduces itself on the cancels and policy links so that it can be addressed."""
 
     replica: NonNegative
+    incarnation: NonNegative = 0
+    """Which start of it: news of the loss of an earlier one may come later, on another link."""
 
 
 class CancelRollouts(Message, frozen=True, kw_only=True):

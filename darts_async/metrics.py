@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from darts_async import clock
+from darts_async.owned_files import open_log
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -46,7 +48,7 @@ class JsonlWriter:
     """Appends one JSON object per line; each line is on disk (in the page cache) when `write` returns."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._file: IO[str] = os.fdopen(open_log(path), "a", encoding="utf-8")
 
     def write(self, values: Mapping[str, float | int | str]) -> None:
         """Append one object. Values that are not finite are left out: JSON has no NaN."""

@@ -222,7 +222,7 @@ def main() -> int:
     parser.add_argument("--memory-tokens", type=int, default=2048)
     args = parser.parse_args()
     if args.smoke:
-        args.groups, args.rounds, args.memory_tokens = 2, 1, 64
+        args.groups, args.rounds, args.memory_tokens = 2, 1, 256
     console = Console(width=110, highlight=False)
     device = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"

@@ -5,7 +5,8 @@
 Throughput: PUSH -> PULL over ipc between two processes. `raw` is plain blocking pyzmq (`send_multipart`,
 `recv_multipart`) of frames that were encoded once and are not decoded; `link` encodes every message, checks and decodes
 it into a typed one, on uvloop; `zmq.asyncio` is raw again, through pyzmq's own asyncio sockets. The ways take turns and
-medians are printed. Latency: `CancelRollouts` from a hub to a dealer in another process, one at a time.
+medians are printed. Then the same link over loopback TCP, open and with keys (CURVE), in turns too. Latency:
+`CancelRollouts` from a hub to a dealer in another process, one at a time.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ import zmq.asyncio
 from bench_codec import sample_trajectory
 
 from darts_async.messages import CancelRollouts, GeneratorHello, Message, Progress, ToSelector
+from darts_async.runtime.run_keys import RunKeys
+from darts_async.runtime.topology import LinkName
 from darts_async.transport.codec import Codec, Frame
+from darts_async.transport.curve import ConnectKeys
+from darts_async.transport.gate import Gate
 from darts_async.transport.zmq_links import zmq_dealer, zmq_hub, zmq_receiver, zmq_sender
 
 HWM = 1024
+_LINK: LinkName = "trajectories"
 _CANCEL_PAUSE_S = 0.002
 _ENOUGH_S = 12.0
 """On a slow machine three turns must do once they have taken this long."""
@@ -71,16 +77,21 @@ async def _receive_asyncio(endpoint: str, count: int) -> float:
         return time.perf_counter() - started
 
 
-async def _receive_link(endpoint: str, count: int) -> float:
+async def _receive_link(endpoint: str, count: int, keys: RunKeys | None = None) -> float:
     with zmq.Context() as context:
         codec: Codec[ToSelector] = Codec(ToSelector)
-        async with zmq_receiver(context, endpoint, codec, hwm=HWM) as link:
-            _ready()
+        gate = None if keys is None else Gate(context, keys.allowed((_LINK,)))
+        serve = None if keys is None else keys.serve(_LINK)
+        async with zmq_receiver(context, endpoint, codec, hwm=HWM, keys=serve) as link:
+            _ready(link.endpoint)
             await link.recv()
             started = time.perf_counter()
             for _ in range(count - 1):
                 await link.recv()
-            return time.perf_counter() - started
+            seconds = time.perf_counter() - started
+        if gate is not None:
+            gate.close()
+        return seconds
 
 
 async def _receive_cancels(endpoint: str, count: int) -> list[float]:
@@ -97,13 +108,15 @@ async def _receive_cancels(endpoint: str, count: int) -> list[float]:
             return delays
 
 
-def _ready() -> None:
-    print("ready", flush=True)
+def _ready(endpoint: str = "") -> None:
+    print("ready", endpoint, flush=True)
 
 
-def _far_side(way: str, endpoint: str, count: int) -> None:
-    if way == "raw":
-        result: Any = _receive_raw(endpoint, count)
+def _far_side(way: str, endpoint: str, count: int, keys: str) -> None:
+    if keys:
+        result: Any = uvloop.run(_receive_link(endpoint, count, RunKeys(Path(keys))))
+    elif way == "raw":
+        result = _receive_raw(endpoint, count)
     else:
         receive: Callable[[str, int], Coroutine[Any, Any, Any]] = {
             "link": _receive_link,
@@ -117,12 +130,13 @@ def _far_side(way: str, endpoint: str, count: int) -> None:
 class _FarSide:
     """The far process, from its start to its result."""
 
-    def __init__(self, way: str, endpoint: str, count: int) -> None:
-        command = [sys.executable, __file__, "--far-side", way, endpoint, str(count)]
+    def __init__(self, way: str, endpoint: str, count: int, keys: str = "") -> None:
+        command = [sys.executable, __file__, "--far-side", way, endpoint, str(count), keys]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._lines = self._process.stdout
-        assert self._lines.readline().strip() == "ready", f"the receiving process of {way!r} did not start"
+        ready, _, self.endpoint = self._lines.readline().strip().partition(" ")
+        assert ready == "ready", f"the receiving process of {way!r} did not start"
 
     def result(self) -> Any:
         value = json.loads(self._lines.readline())
@@ -155,10 +169,10 @@ async def _send_asyncio(endpoint: str, frames: Sequence[Frame], count: int, far:
         return float(await asyncio.to_thread(far.result))
 
 
-async def _send_link(endpoint: str, message: Any, count: int, far: _FarSide) -> float:
+async def _send_link(endpoint: str, message: Any, count: int, far: _FarSide, keys: ConnectKeys | None = None) -> float:
     with zmq.Context() as context:
         codec: Codec[ToSelector] = Codec(ToSelector)
-        link = zmq_sender(context, endpoint, codec, hwm=HWM)
+        link = zmq_sender(context, endpoint, codec, hwm=HWM, keys=keys)
         for _ in range(count):
             await link.send(message)
         await link.close(10.0)
@@ -223,6 +237,28 @@ class Bench:
         return statistics.median(rates["link"]) / raw
 
 
+def curve_cost(title: str, message: Message, count: int, turns: int, folder: Path) -> float:
+    """Print what a link carries over loopback TCP without and with keys; return the second over the first."""
+    keys = RunKeys.create(folder / "keys")
+    rates: dict[str, list[float]] = {"open": [], "CURVE": []}
+    for turn in range(turns):
+        for way in list(rates)[:: 1 if turn % 2 else -1]:
+            far = _FarSide("link", "tcp://127.0.0.1:*", count, str(keys.folder) if way == "CURVE" else "")
+            connect = keys.connect("generator") if way == "CURVE" else None
+            rates[way].append((count - 1) / uvloop.run(_send_link(far.endpoint, message, count, far, connect)))
+    size = sum(map(len, Codec[Any](ToSelector).encode(message)))
+    base = statistics.median(rates["open"])
+    print(f"{title} over loopback TCP, {size:,} bytes, {count} a turn, median of {turns} turns")
+    for way, values in rates.items():
+        median = statistics.median(values)
+        spread = f"{min(values):,.0f} .. {max(values):,.0f}"
+        print(
+            f"  {way:12s} {median:9,.0f} messages/s {median * size / 1e6:7.1f} MB/s   {median / base:5.0%} of open"
+            f"   ({spread})"
+        )
+    return statistics.median(rates["CURVE"]) / base
+
+
 def main() -> int:
     """Measure and print; status 1 if the link is below `--require`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,17 +266,20 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=7, help="repetitions, interleaved")
     parser.add_argument("--require", type=float, default=0.0, help="fail below this share of the raw throughput")
     parser.add_argument("--smoke", action="store_true", help="seconds: shows that it runs")
-    parser.add_argument("--far-side", nargs=3, metavar=("WAY", "ENDPOINT", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--far-side", nargs=4, metavar=("WAY", "ENDPOINT", "COUNT", "KEYS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.far_side:
-        way, endpoint, count = arguments.far_side
-        _far_side(way, endpoint, int(count))
+        way, endpoint, count, keys = arguments.far_side
+        _far_side(way, endpoint, int(count), keys)
         return 0
     small, turns, cancels = (2_000, 1, 50) if arguments.smoke else (20_000, arguments.turns, 600)
     with tempfile.TemporaryDirectory(prefix="darts-") as folder:
         trajectory = Bench(f"trajectory of {arguments.tokens} tokens", sample_trajectory(arguments.tokens), small)
         share = trajectory.run(folder, turns)
         Bench("progress of 32 candidates", _progress(32), small, updates=32).run(folder, 1 if arguments.smoke else 3)
+        few = 1 if arguments.smoke else max(3, turns // 2)
+        for tokens, number in ((arguments.tokens, small), (64 * arguments.tokens, small // 40)):
+            curve_cost(f"trajectory of {tokens:,} tokens", sample_trajectory(tokens), number, few, Path(folder))
         delays = sorted(uvloop.run(_send_cancels(f"ipc://{Path(folder)}/cancels", cancels)))
         p50, p99 = (1e6 * delays[int(q * (len(delays) - 1))] for q in (0.5, 0.99))
         print(f"CancelRollouts, hub to dealer, idle link, {cancels} samples: p50 {p50:.0f} us, p99 {p99:.0f} us")

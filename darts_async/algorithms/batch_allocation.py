@@ -133,6 +133,10 @@ class BatchAllocation:
         """A replica measured latencies."""
         self._latency.add(concurrency, per_token_s)
 
+    def adopt_latencies(self, other: BatchAllocation) -> None:
+        """Know what another one has measured."""
+        self._latency = other._latency
+
     def published(self, version: int) -> None:
         """See `Allotter`."""
         if version > self._version:

@@ -68,6 +68,12 @@ class CreditBook:
         best = min(self.peers, key=lambda peer: (-self.free(peer), peer), default=None)
         return best if best is not None and self.free(best) - reserve >= num_candidates else None
 
+    def refund(self, peer: str, num_candidates: int, incarnation: int) -> None:
+        """Candidates that were booked for a start of a replica were not sent after all."""
+        account = self._accounts.get(peer)
+        if account is not None and account.incarnation == incarnation and not account.over:
+            account.spent -= num_candidates
+
     @property
     def peers(self) -> tuple[str, ...]:
         """Replicas that have granted any and are not lost, by name."""

@@ -9,7 +9,8 @@ long with the next version. Pure: events come in as method calls, jobs come out 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from darts_async.algorithms.allocation import Allotment, Allotter
@@ -20,6 +21,7 @@ from darts_async.algorithms.prompt_order import PromptOrder
 from darts_async.algorithms.rounds import Rounds, Unfinished
 from darts_async.algorithms.staleness import Admission
 from darts_async.algorithms.wait_graph import Pending
+from darts_async.messages import DispatchState, LostDraw, OpenGroup
 
 Phase: TypeAlias = Literal["before", "train", "after", "complete"]
 
@@ -57,6 +59,18 @@ class ReplacementJob:
     """Which start of the peer has the credit for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Allotted:
+    """What earlier dispatch knew of the draws to come, for one that goes on from there."""
+
+    allocation: Allotter
+    """With all that was learned of the prompts."""
+    cursor: int
+    """Draws of the prompt order that it has allotted, those that it still holds included."""
+    passed: Mapping[int, Allotment] = field(default_factory=dict)
+    """Draws that were allotted and passed over: not held any more, and never planned."""
+
+
 class Dispatcher:
     """The allocator's state machine. `credits` and `admission` are its books; it alone spends from them."""
 
@@ -84,8 +98,16 @@ class Dispatcher:
         self._holder: dict[int, tuple[str, int | None]] = {}
         """Which start of which replica a group was sent to."""
         self._replacements: deque[tuple[int, int]] = deque()
+        self._replaced: dict[int, set[int]] = {}
+        """Of each group that was sent, the candidates that were asked for in the place of others."""
         self._pending: dict[bool, Allotment] = {}
         """Drawn and waiting for credits, by kind of round."""
+        self._redo: deque[LostDraw] = deque()
+        """Draws whose groups were lost: they start before any other."""
+        self._passed: dict[int, Allotment] = {}
+        """Of these, what those were allotted that were never planned, as far as it is known."""
+        self._evaluated: set[int] = set()
+        """Versions that were evaluated."""
         self._schedule = schedule
         self._evaluation: Evaluation | None = None
         self._due: deque[int] = deque()
@@ -94,6 +116,55 @@ class Dispatcher:
         """The last version is published: nothing more is started for training."""
         self.phase: Phase = "before"
         self._start_phase("before" if num_eval_prompts else "train")
+
+    def take_up(self, state: DispatchState, allotted: Allotted | None = None) -> None:
+        """Go on from where the selector says, whatever was known here; versions that were published stay so, and so do
+        credits. An evaluation that was under way begins anew.
+
+        allotted: what was learned of the prompts up to this state. None: what is known here, of an allocation that
+        gives a draw the same whenever it is asked.
+        """
+        if self.phase == "complete":
+            return
+        self._next_group = max(self._next_group, state.first_group)
+        self._holder.clear()
+        self._replacements.clear()
+        self._pending.clear()
+        self._redo, self._passed = deque(state.redo), {}
+        self._order.cursor = state.next_draw
+        if allotted is not None:
+            self._allocation, self._passed = allotted.allocation, dict(allotted.passed)
+            self._order.cursor = max(allotted.cursor, state.next_draw)
+        self.admission.restore(state.trained, (group.group_id for group in state.open))
+        self.admission.published(state.version)
+        self.rounds.restore(state.rounds)
+        self.rounds.published(self.admission.version)
+        self._is_over = self._is_over or self.admission.version >= self._steps
+        self._evaluated.update(version for version, *_ in state.evaluated)
+        self._evaluation = None
+        self._due.clear()
+        if self._num_eval and 0 not in self._evaluated and not state.next_draw:
+            self._start_phase("before")
+            return
+        self._evaluate(self._schedule.due_between(max(self._evaluated, default=0), self.admission.version))
+        self.phase = "train"
+        self._advance()
+
+    def adopted(self, group: OpenGroup) -> GroupJob:
+        """What is known of a group that an earlier allocator planned, and whose outcome comes here."""
+        return GroupJob(
+            group_id=group.group_id,
+            draw=group.draw,
+            prompt_index=self._order.prompt_of(group.draw),
+            num_candidates=0,
+            purpose="train",
+            policy_version=0,
+            peer="",
+        )
+
+    def redo(self, job: GroupJob) -> None:
+        """A group that was given to the learner is lost: its draw starts again."""
+        self._redo.append(LostDraw(draw=job.draw, num_candidates=job.num_candidates, rule=job.rule))
 
     def next_job(self) -> GroupJob | ReplacementJob | None:
         """Return what can be sent now and book it, or None: then only an event can change that."""
@@ -123,8 +194,13 @@ class Dispatcher:
         return [*found, *credit_waits(self.credits, drawn.num_candidates, "the next group", reserve)]
 
     def replace(self, group_id: int, candidate_id: int) -> None:
-        """The selector asks for a candidate in the place of one that failed."""
-        self._replacements.append((group_id, candidate_id))
+        """The selector asks for a candidate in the place of one that failed. Asking again changes nothing."""
+        if group_id not in self._holder:
+            return  # it has ended meanwhile
+        asked = self._replaced.setdefault(group_id, set())
+        if candidate_id not in asked:
+            asked.add(candidate_id)
+            self._replacements.append((group_id, candidate_id))
 
     def may_send(self, job: GroupJob | ReplacementJob) -> bool:
         """Whether the start of the replica that a job was booked for is still there."""
@@ -133,6 +209,7 @@ class Dispatcher:
     def group_ended(self, group_id: int, *, trained: bool) -> None:
         """A training group reached its end."""
         self._holder.pop(group_id, None)
+        self._replaced.pop(group_id, None)
         self.admission.ended(group_id, trained=trained)
         self._advance()
 
@@ -145,6 +222,7 @@ class Dispatcher:
         score = evaluation.score
         if score is not None:
             self._evaluation = None
+            self._evaluated.add(score.version)
             if score.label == "during":
                 self._advance()
             else:
@@ -157,10 +235,13 @@ class Dispatcher:
         self.admission.published(version)
         self.rounds.published(version)
         self._is_over = self._is_over or last or version >= self._steps
-        if self._num_eval:
-            # The last version's is the evaluation of phase `after`.
-            self._due.extend(v for v in due if not (self._is_over and v == self.admission.version))
+        self._evaluate(due)
         self._advance()
+
+    def _evaluate(self, versions: list[int]) -> None:
+        """Evaluate these versions while training goes on. The last version's is the evaluation of phase `after`."""
+        if self._num_eval:
+            self._due.extend(v for v in versions if not (self._is_over and v == self.admission.version))
 
     def _advance(self) -> None:
         if not self._allocation.waits or self.admission.is_settled:
@@ -170,7 +251,8 @@ class Dispatcher:
         if self._due:
             self._evaluation = Evaluation("during", self._due.popleft(), self._num_eval)
         elif self._is_over and self.admission.is_settled:
-            self._start_phase("after" if self._num_eval else "complete")
+            is_scored = not self._num_eval or self.admission.version in self._evaluated
+            self._start_phase("complete" if is_scored else "after")
 
     def _start_phase(self, phase: Phase) -> None:
         self.phase = phase
@@ -208,9 +290,10 @@ class Dispatcher:
             return None
         lane = self.rounds.is_long
         if lane not in self._pending:
-            if self._allocation.is_behind(self.admission.version):
+            again = self._again()
+            if again is None and self._allocation.is_behind(self.admission.version):
                 return None  # the outcomes that the next draw is to know are on their way
-            self._pending[lane] = self._allocation.draw(lambda: self.rounds.next_draw(self._order.next), lane=lane)
+            self._pending[lane] = again or self._allocation.draw(self._fresh, lane=lane)
         drawn = self._pending[lane]
         peer = self.credits.pick(drawn.num_candidates, reserve=self._schedule.reserve)
         if peer is None:
@@ -220,6 +303,23 @@ class Dispatcher:
         del self._pending[lane]
         self.admission.dispatched(job.group_id)
         return job
+
+    def _again(self) -> Allotment | None:
+        """What the next draw that starts again gets, if that is known."""
+        if not self._redo:
+            return None
+        lost = self._redo[0]
+        again = Allotment(lost.draw, lost.num_candidates, lost.rule) if lost.num_candidates else None
+        again = again or self._passed.pop(lost.draw, None)
+        if again is not None:
+            self._redo.popleft()
+        return again
+
+    def _fresh(self) -> int:
+        """The next draw that is to be allotted."""
+        if self._redo and not self._redo[0].num_candidates:
+            return self._redo.popleft().draw
+        return self.rounds.next_draw(self._order.next)
 
     def _next_eval(self) -> GroupJob | None:
         evaluation = self._evaluation

@@ -34,13 +34,12 @@ def credit_waits(book: CreditBook, wanted: int, what: str, reserve: int = 0) -> 
     peers: Sequence[str] = sorted(book.peers, key=lambda peer: (book.free(peer), peer))[:_MAX_PEERS]
     if not peers:
         return [Pending("generator-0", f"waits for the first credits of a generator, for {what}")]
-    return [
-        Pending(
-            peer,
-            f"waits for credits of {peer} for {what}: {max(book.free(peer) - reserve, 0)} free of {wanted} needed",
-        )
-        for peer in peers
-    ]
+    found = []
+    for peer in peers:
+        free = max(book.free(peer) - reserve, 0)
+        said = f"waits for credits of {peer} for {what}: {free} free of {wanted} needed"
+        found.append(Pending(peer, said, free, key=f"credits for {what}"))
+    return found
 
 
 def admission_waits(admission: Admission) -> list[Pending]:
@@ -50,7 +49,7 @@ def admission_waits(admission: Admission) -> list[Pending]:
         case "in_flight":
             bound = admission.in_flight_groups
             what = f"waits for one of {admission.in_flight} groups in flight (queues.in_flight_groups = {bound})"
-            return [Pending("selector-0", what, mark)]
+            return [Pending("selector-0", what, mark, key="in flight")]
         case "horizon":
             what = (
                 f"waits for version {admission.version + 1}: {admission.trained} groups trained and {admission.live} "

@@ -9,7 +9,7 @@ import numpy as np
 from darts_async.algorithms.ledger_records import LedgerRecord
 from darts_async.messages import ChunksDropped, PlanReply, StateTaken, StepMetrics, TrainGroup
 
-__all__ = ["Cancel", "Effects", "Park", "ScoreWanted", "Stream"]
+__all__ = ["Cancel", "Drop", "Effects", "Park", "ScoreWanted", "Stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,13 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """Every candidate of a group below this number is over, on all replicas."""
+
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreWanted:
     """Score this response and bring the reward back."""
 
@@ -51,7 +58,7 @@ class ScoreWanted:
 class Effects:
     """What is to be sent, in order within each list."""
 
-    cancels: list[Cancel | Park | Stream] = field(default_factory=list)
+    cancels: list[Cancel | Park | Stream | Drop] = field(default_factory=list)
     """In one list, because they share a link and must not overtake each other."""
     replies: list[tuple[str, PlanReply]] = field(default_factory=list)
     """(the allocator's name, message)."""

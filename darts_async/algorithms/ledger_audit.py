@@ -18,7 +18,7 @@ the order of dispatch, so what is over need not be remembered to be told from wh
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Final
 
 from darts_async.algorithms.ledger_records import (
@@ -45,6 +45,8 @@ MAX_NAMED: Final = 20
 """Violations kept as text; the others are counted."""
 MAX_REASONS: Final = 256
 """Distinct reasons of failures that are counted apart."""
+_MAX_SETTINGS: Final = 100
+"""Changes of settings kept; all are counted."""
 
 _GROUP_OF_STATE: Final[dict[LedgerState, str]] = {
     "trained": "trained",
@@ -118,6 +120,8 @@ class LedgerAudit:
         self.num_evaluations = 0
         self.num_set = 0
         """Orders that changed settings."""
+        self.settings: deque[KnobsSet] = deque(maxlen=_MAX_SETTINGS)
+        """The last of them."""
         self.closed = False
         """The last record is `RunClosed`."""
         self._number = 0
@@ -180,6 +184,7 @@ class LedgerAudit:
                 pass
             case KnobsSet():
                 self.num_set += 1
+                self.settings.append(record)
             case RunClosed():
                 self._close(record)
         self.num_records += 1

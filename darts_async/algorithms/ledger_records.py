@@ -43,6 +43,7 @@ __all__ = [
     "RunReopened",
     "SegmentOpened",
     "StepTrained",
+    "is_lost",
 ]
 
 LEDGER_FORMAT: Final = 3
@@ -50,6 +51,12 @@ LEDGER_FORMAT: Final = 3
 
 DEFERRED: Final = "deferred"
 """Why a group was cancelled whose draw starts again in a long round (`rounds`)."""
+
+
+def is_lost(reason: str) -> bool:
+    """Whether a group ended because it was lost with a role."""
+    return reason.endswith("_lost")
+
 
 Lengths = Annotated[tuple[ObservedLength, ...], msgspec.Meta(max_length=MAX_CANDIDATES)]
 Totals = Annotated[dict[ShortText, NonNegative], msgspec.Meta(max_length=64)]
@@ -160,7 +167,7 @@ class GroupEnded(_Record, frozen=True, kw_only=True, tag="group"):
     @property
     def starts_again(self) -> bool:
         """Whether the group's draw is still to be trained: it was cut off, or lost with a role."""
-        return self.outcome == "cancelled" or self.reason.endswith("_lost")
+        return self.outcome == "cancelled" or is_lost(self.reason)
 
 
 class StepTrained(_Record, frozen=True, kw_only=True, tag="step"):

@@ -9,7 +9,8 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 - after the learner's last step the same holds for every training group, and what runs of them is stopped at once, so
   that the last evaluation has the engines to itself;
 - a response of an evaluation counts only if all of its tokens are of the version that is evaluated;
-- a message about something unknown is counted, never fatal; a repeated one changes nothing.
+- a message about something unknown is counted, never fatal; a repeated one changes nothing, and so does whatever is
+  told of a group below the fence (`group_numbers`): all those are over, or in the learner's hands.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from darts_async.algorithms.books import Books
-from darts_async.algorithms.effects import Cancel, Effects, Park, ScoreWanted, Stream
+from darts_async.algorithms.dispatch_answers import DispatchAnswers
+from darts_async.algorithms.effects import Cancel, Drop, Effects, Park, ScoreWanted, Stream
 from darts_async.algorithms.group import NOTHING, Decision, GroupState, Status
+from darts_async.algorithms.group_numbers import GroupNumbers
 from darts_async.algorithms.live_group import LiveGroup
 from darts_async.algorithms.lost_replicas import GENERATOR_LOST, LostReplicas
 from darts_async.algorithms.released import Released
@@ -42,6 +45,7 @@ from darts_async.messages import (
     GroupSwept,
     LearnerState,
     PlanAccepted,
+    PlanReply,
     Progress,
     ReplaceCandidate,
     Role,
@@ -60,8 +64,9 @@ __all__ = ["Selector"]
 
 Fate: TypeAlias = Literal["trained", "stale"]
 
-_RESERVED: Final = 4096
-"""Group numbers that are reserved in the ledger at a time: evaluations use some, and leave no other trace there."""
+_SKIPPED: Final = 16
+"""Group numbers that an allocator must not use which follows another: plans of that one may still be on their way. (It
+sends the next one when the last was accepted, so there is one at most.)"""
 
 
 class Selector:
@@ -99,26 +104,16 @@ class Selector:
         self._stream_tokens = stream_tokens
         self._clock = clock
         self._lost = LostReplicas()
-        self._draws = RunDraws(Rounds(planner.groups_per_step), planner.groups_per_step) if draws is None else draws
-        self._fence = 0
-        """Groups with a lower number are over, or were given to the learner: whatever is told of them is old news."""
-        self._num_recovered = 0
+        self._answers = DispatchAnswers(
+            RunDraws(Rounds(planner.groups_per_step), planner.groups_per_step) if draws is None else draws
+        )
+        self._numbers = GroupNumbers()
         self._trained_since: list[int] = []
         """Groups that an earlier start entered as trained, without their step."""
-        self._hello: tuple[str, int] | None = None
-        """The allocator, and the number of its hello, that no answer was possible to yet."""
-        self._is_answering = True
-        """False until a selector that was started anew knows what the learner has."""
         self._groups: dict[int, LiveGroup] = {}
-        self._known: set[int] = set()
-        """Every group ever planned: 8 bytes or so each, so that late messages are told from wrong ones."""
         self._num_live = 0
         self._num_scored = 0
         self._version = 0
-        self._first_free = 0
-        """No group has this number or a higher one."""
-        self._reserved = 0
-        """The ledger says that numbers below this may be in use."""
         self._frozen = False
         self._training_over = False
         self._effects = Effects()
@@ -131,12 +126,17 @@ class Selector:
     @property
     def num_planned(self) -> int:
         """Groups ever planned."""
-        return len(self._known) + self._num_recovered
+        return self._numbers.num_taken
 
     @property
     def fence(self) -> int:
         """Groups with a lower number have nothing left to decode: generators drop what they have of them."""
-        return self._fence
+        return self._numbers.fence
+
+    @property
+    def waits_for_learner(self) -> bool:
+        """Whether it was started anew, and the learner has not said yet what it has."""
+        return self._answers.holds
 
     @property
     def progress(self) -> int:
@@ -145,18 +145,19 @@ class Selector:
 
     def pending(self) -> list[Pending]:
         """What is waited for."""
-        return selector_waits(self._groups.values())
+        found = selector_waits(self._groups.values())
+        if self._answers.holds:
+            found.insert(0, Pending("learner-0", "was started anew and waits to hear what was trained"))
+        return found
 
     def take_effects(self) -> Effects | None:
         """What has to be sent since the last call, or None."""
         effects = self._effects
         effects.records = self.books.take_records()
-        for record in effects.records:
-            self._draws.feed(record)
-        if self._hello is not None and self._is_answering:
-            (peer, number), self._hello = self._hello, None
-            state = self._draws.state(number=number, first_group=max(self._fence, self._first_free))
-            effects.replies.append((peer, state))
+        self._answers.feed(effects.records)
+        answer = self._answers.due(self._numbers.first_free)
+        if answer is not None:
+            effects.replies.append(answer)
         if not effects:
             return None
         self._effects = Effects()
@@ -166,56 +167,36 @@ class Selector:
 
     def take_up(self, recovery: SelectorRecovery) -> None:
         """Go on with the books of a selector that is gone: what was not given to the learner is lost."""
-        self.books, self._draws = recovery.books, recovery.draws
+        self.books = recovery.books
+        self._answers = DispatchAnswers(recovery.draws, holds=True)
         self._groups = dict(recovery.groups)
         self._version = recovery.version
-        self._num_recovered = recovery.num_groups
         self._trained_since = list(recovery.trained_since)
         self._num_live = sum(not group.ended for group in self._groups.values())
         self.released = Released(waiting=True)
         self.released.restore(recovery.released)
         self._planner.take_up(recovery.draws.num_released)
-        self._is_answering = False
-        self._first_free = recovery.draws.first_group()
-        self.write_off("selector_lost")
-
-    def write_off(self, reason: str) -> None:
-        """End everything that was not given to the learner, as lost: nobody knows of it any more, or nobody is left
-        who would send what is missing. Complete groups that wait for a slot are among it."""
-        self._fence = self._first_free
-        for group in list(self._groups.values()):
-            group_id = group.plan.group_id
-            if not group.trains:
-                self._num_live -= not group.ended
-                del self._groups[group_id]
-                continue
-            self._unstream(group, [] if group.released else list(group.streamed))
-            kept = group.state.kept if group.released else ()
-            for candidate in group.state.candidates:
-                if candidate.index not in kept:
-                    self.books.write_off(group, candidate.index, reason)
-            if not (group.ended or group.released):
-                self._planner.forget(group_id)
-                self.books.group_ended(group, "cancelled", reason=reason)
-                self._end_group(group)
-            else:
-                self._forget_if_settled(group)
+        self._numbers.restore(recovery.draws.first_group(), recovery.num_groups)
+        if self._stream_tokens:
+            for group in self._groups.values():  # who was streamed is not in the ledger
+                group.streamed.update(c.index for c in group.state.candidates if c.index not in group.state.kept)
+        self._write_off_all("selector_lost")
 
     def on_allocator_hello(self, peer: str, number: int) -> None:
         """An allocator asks where dispatch goes on: it knows nothing of the groups that there are."""
-        if self._frozen:
+        is_first = not (self._answers.num_asked or self._numbers.num_taken)
+        if self._frozen or not self._answers.ask(peer, number):
             return
-        if not self._training_over:
-            self.write_off("allocator_lost")
+        self._write_off_all("allocator_lost", skip=0 if is_first else _SKIPPED)
         for group in self._groups.values():
             group.peer = peer
-        self._hello = (peer, number)
 
     def on_role_lost(self, role: Role, rank: int, incarnation: int) -> None:
-        """A start of a role is over. What follows from it comes apart; this is for the reader of the ledger."""
+        """A start of a role is over. What follows from it for the learner and the allocator comes with what their next
+        starts say: this news may be later than that. Until then, groups go on."""
         self.books.role_lost(role, rank, incarnation)
-        if role == "allocator" and not (self._frozen or self._training_over):
-            self.write_off("allocator_lost")
+        if role == "generator":
+            self.on_generator_lost(rank, incarnation)
 
     # --- from the allocator ---------------------------------------------------------------------------------------
 
@@ -225,9 +206,9 @@ class Selector:
 
     def on_plan(self, peer: str, plan: GroupPlan) -> None:
         """Take a group in charge. Raises `ProtocolError` for a rule or sizes that cannot work."""
-        if self._frozen or plan.group_id < self._fence:
+        if self._frozen or plan.group_id < self.fence:
             return
-        if plan.group_id in self._known:
+        if self._numbers.is_known(plan.group_id):
             self._stray(f"group {plan.group_id} was planned twice")
             return
         rule = RULES.get(plan.rule)
@@ -249,17 +230,13 @@ class Selector:
             )
         except ValueError as error:
             raise ProtocolError(f"group {plan.group_id} cannot be selected from: {error}") from error
-        self._known.add(plan.group_id)
-        self._first_free = max(self._first_free, plan.group_id + 1)
-        if plan.group_id >= self._reserved:
-            self._reserved = plan.group_id + _RESERVED
-            self.books.reserved(self._reserved)
+        self._reserve(self._numbers.take(plan.group_id))
         self._groups[plan.group_id] = LiveGroup(plan, peer, state)
         self._num_live += 1
         if plan.purpose == "train":
             self.books.planned(plan)
             self._planner.dispatched(plan.group_id, plan.dispatch_version, plan.max_staleness)
-        self._effects.replies.append((peer, PlanAccepted(group_id=plan.group_id)))
+        self._reply(self._groups[plan.group_id], PlanAccepted(group_id=plan.group_id))
         if plan.purpose == "train" and self._training_over:
             self._stop(self._groups[plan.group_id])  # its plan was on its way here when training ended
         elif plan.unfinished == "defer" and self._planner.is_overdue(plan.dispatch_version, plan.max_staleness):
@@ -407,13 +384,12 @@ class Selector:
         if message.last and not self._training_over:
             self._end_training()
         self._effects.groups.append(StateTaken(epoch=message.epoch, over=over))
+        self._answers.go_on()
         if self._frozen or self._training_over:
-            self._is_answering = True
             return
         self._effects.groups += again
         for group_id in lost:
             self._lose(group_id)
-        self._is_answering = True
 
     def on_swept(self, message: GroupSwept) -> None:
         """The learner refused a group at its door."""
@@ -443,15 +419,50 @@ class Selector:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _write_off_all(self, reason: str, *, skip: int = 0) -> None:
+        """End everything that was not given to the learner, as lost: nobody knows of it any more, or nobody is left
+        who would send what is missing. Complete groups that wait for a slot are among it."""
+        before = self.fence
+        self._reserve(self._numbers.close_off(skip))
+        if self.fence > before:
+            self._effects.cancels.append(Drop(self.fence))
+        for group in list(self._groups.values()):
+            if not group.trains:
+                self._num_live -= not group.ended
+                del self._groups[group.plan.group_id]
+            elif not self._is_closed(group):
+                self._write_off(group, reason)
+
+    def _write_off(self, group: LiveGroup, reason: str) -> None:
+        kept = group.state.kept if group.released and not group.ended else ()
+        if not group.released:
+            self._unstream(group, list(group.streamed))
+        for candidate in group.state.candidates:
+            if candidate.index not in kept:
+                self.books.write_off(group, candidate.index, reason)
+        if group.ended or group.released:
+            self._forget_if_settled(group)
+            return
+        self._planner.forget(group.plan.group_id)
+        self.books.group_ended(group, "cancelled", reason=reason)
+        self._end_group(group)
+
+    def _reserve(self, below: int | None) -> None:
+        if below is not None:
+            self.books.reserved(below)
+
+    def _reply(self, group: LiveGroup, message: PlanReply) -> None:
+        """Tell the allocator. One that has not said hello since this selector was started is told all at once then."""
+        if group.peer:
+            self._effects.replies.append((group.peer, message))
+
     def _apply(self, group: LiveGroup, decision: Decision) -> None:
         """Carry out what a group decided."""
         group_id = group.plan.group_id
         for failed, new in decision.replace:
             failed_id, new_id = candidate_id(group_id, failed), candidate_id(group_id, new)
             self.books.replaced(failed_id, new_id)
-            self._effects.replies.append(
-                (group.peer, ReplaceCandidate(group_id=group_id, failed_id=failed_id, candidate_id=new_id))
-            )
+            self._reply(group, ReplaceCandidate(group_id=group_id, failed_id=failed_id, candidate_id=new_id))
         if group.trains:
             for index, verdict in decision.verdicts:
                 if verdict != "kept":
@@ -463,7 +474,7 @@ class Selector:
                 self._effects.cancels.append(Cancel(group.replica, ids))
         if group.trains and not group.announced and group.state.all_decided:
             group.announced = True
-            self._effects.replies.append((group.peer, GroupComplete(group_id=group_id)))
+            self._reply(group, GroupComplete(group_id=group_id))
         if self._stream_tokens:
             self._unstream(group, [index for index, verdict in decision.verdicts if verdict != "kept"])
             self._stream(group)
@@ -512,7 +523,7 @@ class Selector:
         group_id = group.plan.group_id
         if not group.trains:
             self._end_group(group)
-            self._effects.replies.append((group.peer, group.outcome("evaluated", decision.rejected_reason)))
+            self._reply(group, group.outcome("evaluated", decision.rejected_reason))
             return
         self.books.num_zero_variance += group.state.zero_variance
         if decision.kept is not None:
@@ -522,7 +533,7 @@ class Selector:
             return
         fate: Literal["cancelled", "rejected"] = "cancelled" if decision.rejected_reason == DEFERRED else "rejected"
         self.books.group_ended(group, fate, reason=decision.rejected_reason)
-        self._effects.replies.append((group.peer, group.outcome(fate, decision.rejected_reason)))
+        self._reply(group, group.outcome(fate, decision.rejected_reason))
         self._end_group(group)
         self._release(self._planner.dropped(group_id))
 
@@ -567,13 +578,13 @@ class Selector:
                 ids = tuple(candidate_id(group.plan.group_id, index) for index in group.state.running)
                 self._effects.cancels.append(Park(group.replica, ids, self._planner.filling))
         if last.plan.unfinished == "defer":
-            self._effects.replies.append((last.peer, StepFilled(step=self._planner.filling - 1)))
+            self._reply(last, StepFilled(step=self._planner.filling - 1))
 
     def _assigned(self, group_id: int, what: str) -> LiveGroup | None:
         group = self._groups.get(group_id)
         if group is not None and group.released and not group.ended:
             return group
-        if (group_id not in self._known and group_id >= self._fence) or (group is not None and not group.ended):
+        if not self._numbers.is_known(group_id) or (group is not None and not group.ended):
             self._stray(f"group {group_id} was {what}, but was not given to the learner")
         return None
 
@@ -581,7 +592,7 @@ class Selector:
         for index in group.state.kept:
             self.books.decided(group, index, fate)
         self.books.group_ended(group, fate, version=version, reason=reason)
-        self._effects.replies.append((group.peer, group.outcome(fate, reason)))
+        self._reply(group, group.outcome(fate, reason))
         self._end_group(group)
 
     def _lose(self, group_id: int) -> None:
@@ -639,7 +650,7 @@ class Selector:
         return group, index_of(candidate)
 
     def _late(self, candidate: int, what: str) -> None:
-        if group_of(candidate) >= self._fence and group_of(candidate) not in self._known:
+        if not self._numbers.is_known(group_of(candidate)):
             self._stray(f"{what} of candidate {candidate}, whose group was never planned")
 
     def _stray(self, text: str) -> None:

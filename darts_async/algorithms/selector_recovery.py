@@ -14,6 +14,7 @@ import numpy as np
 from darts_async.algorithms.books import Books
 from darts_async.algorithms.group import GroupState, Status
 from darts_async.algorithms.ledger_records import (
+    DEFERRED,
     CandidateEnded,
     CandidateReplaced,
     GroupEnded,
@@ -127,8 +128,7 @@ class SelectorRecovery:
                 index_of(kept.candidate_id), Status.FINISHED, kept.tokens, capped=kept.capped, reward=kept.reward
             )
             self.books.ledger.reported(kept.candidate_id, kept.tokens)
-        for index in group.state.running:  # it was cancelled; its report was on its way
-            group.state.restore(index, Status.CANCELLED)
+        self._cancel_running(group)
         indices = tuple(index_of(kept.candidate_id) for kept in record.kept)
         group.state.restore_decision(indices, zero_variance=record.zero_variance, rescued=record.rescued)
         group.restore_release(record.lengths)
@@ -140,12 +140,20 @@ class SelectorRecovery:
         if group is None:
             return
         group.ended = True
+        if record.outcome != "cancelled" or record.reason == DEFERRED:
+            self._cancel_running(group)
         if group.released:
             self.released.remove(record.group_id)
         self.books.restore_outcome(group, record)
         if record.outcome == "trained":
             self.trained_since.append(record.group_id)
         self._forget_if_over(group)
+
+    def _cancel_running(self, group: LiveGroup) -> None:
+        """All of its candidates are decided. Those without an end were cancelled; their reports were on their way."""
+        for index in group.state.running:
+            group.state.restore(index, Status.CANCELLED)
+            self.books.ledger.decided(candidate_id(group.plan.group_id, index), "cancelled_tail")
 
     def _forget_if_over(self, group: LiveGroup) -> None:
         if group.ended and not any(map(self.books.ledger.is_open, self._ids(group))):

@@ -11,6 +11,7 @@ of its tokens; queue time is included because both versions are. Its bound is et
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from darts_async.config.schema import MODE_ETA
@@ -75,6 +76,10 @@ class Admission:
         """Groups dispatched and not yet at their end."""
         return len(self._decoding) + len(self._waiting)
 
+    def is_live(self, group_id: int) -> bool:
+        """Whether a group was dispatched and has not ended."""
+        return group_id in self._decoding or group_id in self._waiting
+
     @property
     def in_flight(self) -> int:
         """Live groups whose candidates are not all decided."""
@@ -120,7 +125,7 @@ class Admission:
 
     def ended(self, group_id: int, *, trained: bool) -> None:
         """A group reached its end. Unknown ids are ignored (an end is reported once, but may race a stop)."""
-        if group_id in self._decoding or group_id in self._waiting:
+        if self.is_live(group_id):
             self._decoding.discard(group_id)
             self._waiting.discard(group_id)
             self.trained += trained
@@ -128,6 +133,12 @@ class Admission:
     def published(self, version: int) -> None:
         """The learner published a version; versions never go back."""
         self.version = max(self.version, version)
+
+    def restore(self, trained: int, waiting: Iterable[int]) -> None:
+        """Other facts: these groups wait for the learner, and whatever else was live is over."""
+        self.trained = trained
+        self._decoding.clear()
+        self._waiting = set(waiting)
 
 
 class StepPlanner:

@@ -49,6 +49,11 @@ class StreamedResponse:
             and np.array_equal(self.tokens[self.prompt_tokens :], response[: self.num_tokens])
         )
 
+    def has(self, chunk: TrajectoryChunk) -> bool:
+        """Whether it came before."""
+        at = self.prompt_tokens + chunk.start
+        return np.array_equal(self.tokens[at : at + chunk.response_tokens.size], chunk.response_tokens)
+
 
 class StreamedTokens:
     """All responses that are being streamed, oldest first."""
@@ -75,7 +80,7 @@ class StreamedTokens:
             self._num_seen += 1
             return True
         if response is None or chunk.start != response.num_tokens:
-            return False
+            return response is not None and response.has(chunk)
         if response.num_tokens + chunk.response_tokens.size > self._max:
             return False
         response.tokens = np.concatenate([response.tokens, chunk.response_tokens])

@@ -30,6 +30,11 @@ class SwapOrder:
         """Whether the version that is served is being evaluated: no other one is loaded."""
         return self._schedule.is_due(self._served) and self._served > self._evaluated
 
+    @property
+    def newest(self) -> int:
+        """The newest version that it was told of; 0 before any, which is the model that it starts with."""
+        return 0 if self._newest is None else self._newest.version
+
     def published(self, update: PolicyUpdate) -> None:
         """The learner published a version; repeats and late news of old ones do no harm."""
         if self._newest is None or update.version >= self._newest.version:

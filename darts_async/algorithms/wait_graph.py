@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from darts_async.messages import Wait
 
-__all__ = ["Explanation", "Pending", "explain"]
+__all__ = ["Explanation", "Pending", "count", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Pending:
     what: str
     mark: object = None
     """Anything that compares unequal once something about it has changed: then its age begins anew."""
+    key: str = ""
+    """What it is the same thing by as long as `whom` is the same; empty: its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,10 @@ def _root(roles: Mapping[str, Sequence[Wait]], order: Sequence[str]) -> tuple[tu
     ends = tuple(role for role in met if not _next(roles, role))
     if ends:
         return ends, False
-    # Everybody waits for somebody: whoever cannot be left again is in it.
+    # Everybody waits for somebody. The circle that no way leads out of: those from which the fewest can be reached.
     reach = {role: _reachable(roles, role) for role in met}
-    smallest = min(met, key=lambda role: len(reach[role]))
-    circle = [role for role in met if role in reach[smallest] and smallest in reach[role]]
-    return tuple(circle), True
+    smallest = min((role for role in met if role in reach[role]), key=lambda role: len(reach[role]))
+    return tuple(role for role in met if role in reach[smallest]), True
 
 
 def _reachable(roles: Mapping[str, Sequence[Wait]], role: str) -> set[str]:
@@ -106,17 +107,22 @@ def _reachable(roles: Mapping[str, Sequence[Wait]], role: str) -> set[str]:
 
 def _verdict(roles: Mapping[str, Sequence[Wait]], root: tuple[str, ...], is_circle: bool) -> str:
     if is_circle:
-        return f"they wait for each other in a circle: {', '.join(root)}; none of them can go on by itself"
+        return f"{', '.join(root)} wait for each other in a circle: none of them can go on by itself"
     parts = []
     for role in root:
         work = [wait for wait in roles.get(role, ()) if not wait.whom]
-        said = ", ".join(_said(wait) for wait in work) or "says nothing of what it does"
-        parts.append(f"{role} {said}")
-    return "everything waits until " + "; ".join(parts)
+        said = " and ".join(_said(wait) for wait in work) or "says nothing of what it does"
+        parts.append(f"{role}, which {said}")
+    return "it comes down to " + "; to ".join(parts)
 
 
 def _said(wait: Wait) -> str:
-    return f"{wait.what} ({_age(wait.age_s)})"
+    return f"{wait.what} (for {_age(wait.age_s)})" if wait.age_s >= 1 else wait.what
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 group`, `2 groups`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _age(seconds: float) -> str:

@@ -19,7 +19,7 @@ from darts_async.errors import ConfigError
 if TYPE_CHECKING:
     from darts_async.messages import Role
 
-__all__ = ["LIVE", "change", "parse_assignments", "value_of", "with_values"]
+__all__ = ["LIVE", "UNSETTABLE", "change", "parse_assignments", "value_of", "why_not", "with_values"]
 
 LIVE: Final[dict[str, tuple[Role, ...]]] = {
     "queues.in_flight_groups": ("allocator",),
@@ -30,12 +30,13 @@ LIVE: Final[dict[str, tuple[Role, ...]]] = {
     "run.max_wall_s": ("learner",),
     "run.max_trained_tokens": ("learner",),
     "checkpoint.every_steps": ("learner", "allocator"),
+    "checkpoint.recovery_steps": ("learner",),
     "launch.stall_s": (),
 }
 """Key to the roles that heed it, in the order in which they are told; nobody where the launcher itself does. (Every
 change goes to the selector too, the last of all: it writes it into the ledger.)"""
 
-_UNSETTABLE: Final = ("run.max_wall_s", "run.max_trained_tokens")
+UNSETTABLE: Final = ("run.max_wall_s", "run.max_trained_tokens")
 """Keys that take `none`: no limit."""
 
 _WHY_NOT: Final[dict[str, str]] = {
@@ -73,7 +74,7 @@ def change(config: Config, assignments: Sequence[tuple[str, str]]) -> tuple[Conf
     document = config.model_dump(exclude_none=True)
     for key, text in assignments:
         section, _, name = key.partition(".")
-        if text == "none" and key in _UNSETTABLE:
+        if text == "none" and key in UNSETTABLE:
             document[section].pop(name, None)
         else:
             apply_override(document, key, text)
@@ -111,6 +112,11 @@ def value_of(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
+def why_not(key: str) -> str:
+    """Why a key is not live, as it follows "it"."""
+    return _WHY_NOT.get(key, _WHY_NOT.get(key.partition(".")[0], "is fixed at the start"))
+
+
 def _check_key(key: str, text: str) -> None:
     if key in LIVE:
         return
@@ -120,5 +126,4 @@ def _check_key(key: str, text: str) -> None:
     live = ", ".join(LIVE)
     if name.partition(".")[0] not in fields:
         raise ConfigError(key, text, "no such setting", f"Live settings: {live}.")
-    why = _WHY_NOT.get(key, _WHY_NOT.get(section, "is fixed at the start"))
-    raise ConfigError(key, text, f"cannot change while the run goes on: it {why}", f"Live settings: {live}.")
+    raise ConfigError(key, text, f"cannot change while the run goes on: it {why_not(key)}", f"Live settings: {live}.")

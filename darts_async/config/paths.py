@@ -41,6 +41,11 @@ class RunPaths:
         return self.root / "control.json"
 
     @property
+    def starts(self) -> Path:
+        """The starts of the run: how long each lasted, and how it ended."""
+        return self.root / "starts.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object per learner step."""
         return self.root / "metrics.jsonl"

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from darts_async.config.devices import check_devices
 from darts_async.config.frozen import streams_tokens
 from darts_async.config.learner_rules import check_learner, check_sampling, learner_warnings
 from darts_async.config.scale import check_processes
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _TCP = re.compile(r"^tcp://([A-Za-z0-9._-]+):(\d{1,5})$")
 NUM_TCP_PORTS = 9
+JOIN_PORT = NUM_TCP_PORTS
+"""Of the link on which generators join: so far above the first port."""
 _WAITING_RULES = ("all", "dual_end")
 """Rules under which everything that was sampled finishes."""
 
@@ -35,7 +38,9 @@ def resolve(config: Config) -> Config:
     _check_pipeline(config)
     _check_unfinished(config)
     _check_generator(config)
-    _check_bind(config)
+    parse_bind(config.launch.bind)
+    _check_join(config)
+    check_devices(config)
     return config
 
 
@@ -59,6 +64,12 @@ def warnings(config: Config) -> list[str]:
             f"queues.chunk_tokens = {config.queues.chunk_tokens} has no effect: chunks are scored under frozen "
             "policies, and the loss needs none (learner.kl_weight = 0, learner.updates_per_step = 1)"
         )
+    address = parse_bind(config.launch.bind)
+    if address is not None and not encrypts(config) and not _is_loopback(address[0]):
+        found.append(
+            f"launch.curve = 'off': the links at {address[0]} are neither encrypted nor closed to anybody; whoever "
+            "reaches them reads the run and takes part in it"
+        )
     return found
 
 
@@ -68,14 +79,24 @@ def encrypts(config: Config) -> bool:
     return curve == "on" or (curve == "auto" and parse_bind(config.launch.bind) is not None)
 
 
-def _check_bind(config: Config) -> None:
-    address = parse_bind(config.launch.bind)
-    if address is not None and config.launch.curve == "off" and not _is_loopback(address[0]):
+def _check_join(config: Config) -> None:
+    join, address = config.launch.join, parse_bind(config.launch.bind)
+    if not join:
+        return
+    if address is None:
         raise ConfigError(
-            "launch.curve",
-            "off",
-            f"anybody who reaches {address[0]} could take part in the run",
-            "Remove launch.curve, or bind a loopback address such as tcp://127.0.0.1:5600.",
+            "launch.join",
+            join,
+            "who joins comes over TCP, and launch.bind is `ipc`",
+            "Set launch.bind, to tcp://HOST:PORT with an address that others reach.",
+        )
+    if not encrypts(config):
+        raise ConfigError(
+            "launch.join", join, "who joins is known by a key, and launch.curve is `off`", "Remove launch.curve."
+        )
+    if address[1] + JOIN_PORT > 65_535:
+        raise ConfigError(
+            "launch.bind", config.launch.bind, f"launch.join needs port {address[1] + JOIN_PORT}", "Choose a lower one."
         )
 
 

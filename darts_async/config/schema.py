@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Devices = Annotated[list[Annotated[int, Field(ge=0, le=1023)]], Field(max_length=8192)]
 
 PipelineMode = Literal["sync", "stream", "one_step_off", "async"]
 MODE_ETA: dict[PipelineMode, int] = {"sync": 0, "stream": 0, "one_step_off": 1, "async": 1}
@@ -196,6 +197,10 @@ class GeneratorSection(Section):
     """Longest time each phase of a weight swap may take before the run fails with the phase's name."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed on to vLLM's `AsyncEngineArgs` (for example `gpu_memory_utilization`, `tensor_parallel_size`)."""
+    devices: Devices = Field(default_factory=list)
+    """GPUs of the replicas, by index on this machine, dealt out in order: as many for each replica as its engine spans
+    (`tensor_parallel_size` times `pipeline_parallel_size`), such as `[0, 1]` for two replicas of one GPU each. Each
+    process sees its own alone. Empty: every replica sees them all."""
 
 
 class ShadowSection(Section):
@@ -321,6 +326,9 @@ class LearnerSection(Section):
     log-probs are made up.)"""
     threads: PositiveInt = 1
     """Compute threads of the learner on a CPU."""
+    devices: Devices = Field(default_factory=list)
+    """GPUs of the learner, by index on this machine, one for each of `processes`; it sees no others. Empty: it sees
+    them all and takes the first ones."""
 
 
 class CheckpointSection(Section):
@@ -359,9 +367,12 @@ class LaunchSection(Section):
 
     bind: str = "ipc"
     """`ipc` (sockets in a private temporary folder), or `tcp://HOST:PORT` for PORT and the eight ports above it."""
+    join: Annotated[int, Field(ge=0, le=64)] = 0
+    """Generators that may join the run from elsewhere (`darts-async join`), beside `generator.replicas`; needs a TCP
+    `bind`, encrypted links and the ninth port above `bind`'s. They bring the key that lies in the run's `keys/join`."""
     curve: Literal["auto", "on", "off"] = "auto"
     """Encrypted links (CURVE), with keys made for the run, which admit its own roles and nobody else. `auto`: over TCP,
-    not in sockets of a private folder; `off` is for loopback addresses alone."""
+    not in sockets of a private folder; `off`: nowhere, and with an address that others reach `up` warns."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Restarts of a role that was killed or whose engine died, for each of them; one more and the run ends with the
     reason. 0: the first one ends it."""

@@ -17,32 +17,34 @@ class WeightStore:
     """Names, confirmations and retention of `v<version>.safetensors` in one folder."""
 
     def __init__(self, folder: Path, replicas: int) -> None:
+        """`replicas`: those that the run starts, which are waited for; others may come."""
         self.folder = folder
-        self._replicas = replicas
+        self._awaited = set(range(replicas))
+        """Replicas that begin: what they may be told of now is kept."""
         self._confirmed: dict[int, int] = {}
         self.gone_through = -1
         """Versions up to this one were removed."""
-        self._absent: set[int] = set()
-        """Replicas that are gone, and have not come back yet: they load nothing."""
 
     def path_of(self, version: int) -> Path:
         """Where a version is (or will be) published."""
         return self.folder / f"v{version:06d}.safetensors"
 
     def confirm(self, replica: int, version: int) -> None:
-        """A replica serves this version; a late report of an older one changes nothing."""
-        self._absent.discard(replica)
-        self._confirmed[replica] = max(version, self._confirmed.get(replica, 0))
+        """A replica serves this version; a late report of an older one changes nothing, nor does one of a replica that
+        is gone."""
+        if replica in self._awaited or replica in self._confirmed:
+            self._awaited.discard(replica)
+            self._confirmed[replica] = max(version, self._confirmed.get(replica, 0))
 
     def lost(self, replica: int) -> None:
         """A replica is gone: nothing is kept for it."""
         self._confirmed.pop(replica, None)
-        self._absent.add(replica)
+        self._awaited.discard(replica)
 
     def awaited(self, replica: int) -> None:
         """A replica begins (anew): until it confirms a version, everything it may be told of now is kept."""
         self._confirmed.pop(replica, None)
-        self._absent.discard(replica)
+        self._awaited.add(replica)
 
     def clear(self) -> None:
         """Remove what an earlier run left behind, half-written files included."""
@@ -59,7 +61,7 @@ class WeightStore:
     def prune(self) -> list[int]:
         """Remove the versions that nobody can need any more; return them, oldest first."""
         versions = self.versions()
-        if not versions or len(self._confirmed.keys() | self._absent) < self._replicas:
+        if not versions or self._awaited:
             return []
         oldest_needed = min([*self._confirmed.values(), versions[-1]])
         removed = [version for version in versions if version < oldest_needed]

@@ -18,6 +18,7 @@ from typing import Final
 
 from darts_async.engines.worker_messages import FromWorker, read_frames, write_frames
 from darts_async.errors import ProtocolError, RunFailed
+from darts_async.owned_files import open_log
 from darts_async.transport.codec import Codec, Frame
 
 __all__ = ["WorkerProcess"]
@@ -39,7 +40,7 @@ class WorkerProcess:
         self._codec: Codec[FromWorker] = Codec(FromWorker)
         self._writing = threading.Lock()
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as sink:
+        with os.fdopen(open_log(log), "ab") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "darts_async.engines.learner_worker", str(os.getpid())],
                 stdin=subprocess.PIPE,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
+from darts_async.algorithms.staleness import eta_of
 from darts_async.algorithms.wait_graph import Explanation, explain
 from darts_async.config import Config
 from darts_async.launcher.roles import RoleProcess
@@ -18,7 +20,8 @@ from darts_async.runtime.outside_link import QueueLine, RoleLine
 
 __all__ = ["Accounts"]
 
-_SILENT_S: Final = 5.0
+_SILENT_S: Final = 2.5
+"""A heartbeat is due every second; on a machine with more processes than cores it may be late by another one."""
 
 
 @dataclass
@@ -50,7 +53,9 @@ class Accounts:
 
     def explain(self, roles: Iterable[RoleProcess], now_s: float) -> Explanation:
         """Who waits for whom."""
-        return explain({role.name: self._waits(role, now_s) for role in roles})
+        roles = list(roles)
+        unready = next((role.name for role in roles if not role.ready and not role.finished), "")
+        return explain({role.name: self._waits(role, unready, now_s) for role in roles})
 
     def role_lines(self, roles: Iterable[RoleProcess], now_s: float) -> tuple[RoleLine, ...]:
         """One for each role."""
@@ -95,22 +100,49 @@ class Accounts:
             account.state, account.since_s = role.state, now_s
         return account
 
-    def _waits(self, role: RoleProcess, now_s: float) -> tuple[Wait, ...]:
+    def _waits(self, role: RoleProcess, unready: str, now_s: float) -> tuple[Wait, ...]:
         account = self._of(role, now_s)
+        since_s = max(now_s - account.since_s, 0.0)
         if role.finished:
             return ()
-        if role.gone or account.heard_s is None:
-            return (Wait("", "is being started", max(now_s - role.started_s, 0.0)),)
-        silent_s = max(now_s - account.heard_s, 0.0)
-        waits = tuple(Wait(wait.whom, wait.what, wait.age_s + silent_s) for wait in account.waits)
-        return (Wait("", "gives no sign of life", silent_s), *waits) if silent_s > _SILENT_S else waits
+        if role.gone:
+            return (Wait("", f"is not there: it {role.state}"[:256], since_s),)
+        silent_s = max(now_s - (role.started_s if account.heard_s is None else account.heard_s), 0.0)
+        if not role.ready:
+            what = "is being started" if account.heard_s is None else f"gets ready ({role.state})"
+            waits: tuple[Wait, ...] = (Wait("", what[:256], max(now_s - role.started_s, 0.0)),)
+        elif role.state == "ready":
+            waits = (Wait(unready, f"is ready and waits for {unready or 'the order to begin'}", since_s),)
+        else:
+            waits = tuple(Wait(wait.whom, wait.what, wait.age_s + silent_s) for wait in account.waits)
+        if account.heard_s is None or silent_s < _SILENT_S:
+            return waits
+        last = f"; it said last that it {waits[0].what}" if waits else ""
+        return (Wait("", f"gives no sign of life{_why_silent(role)}{last}"[:256], silent_s),)
+
+
+def _why_silent(role: RoleProcess) -> str:
+    """What the kernel says of a process, where that explains it."""
+    if not role.is_here:
+        return ""
+    try:
+        state = Path(f"/proc/{role.process.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+    return {
+        "T": ": its process is stopped by a signal, such as SIGSTOP",
+        "t": ": its process is stopped by a debugger",
+        "D": ": its process waits for a disk or a device",
+        "R": ": its process computes and does not come to report",
+    }.get(state, "")
 
 
 def _bounds(config: Config) -> Mapping[str, int]:
     queues = config.queues
     return {
         "in_flight_groups": queues.in_flight_groups,
-        "ready_groups": queues.ready_groups,
+        # At both ends of the link and before it; admission lets no more live at once.
+        "ready_groups": (eta_of(config) + 1) * config.group.groups_per_step + queues.oversample_groups,
         "trajectories": queues.trajectory_hwm,
         "rewards": queues.trajectory_hwm,
     }

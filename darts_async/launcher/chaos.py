@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import statistics
 import time
@@ -27,7 +26,7 @@ from darts_async.launcher.run_watch import RunWatch
 from darts_async.launcher.supervisor import launch
 from darts_async.launcher.view import View
 
-__all__ = ["ChaosAgent", "ChaosResult", "Outcome", "run_chaos"]
+__all__ = ["ChaosAgent", "ChaosResult", "Outcome", "Recovery", "run_chaos"]
 
 _CYCLE_S: Final = 0.2
 """Of a delay: stopped for half of it, running for the other half."""
@@ -137,6 +136,23 @@ class ChaosAgent:
             return True
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How long the recoveries from some faults took."""
+
+    faults: int
+    recovered: int
+    median: float | None
+    worst: float | None
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Recovery:
+        """Of these faults; the times are None when none was recovered from."""
+        times = [outcome.trained_s for outcome in outcomes if outcome.trained_s is not None]
+        median = statistics.median(times) if times else None
+        return cls(len(outcomes), len(times), median, max(times, default=None))
+
+
 @dataclass(slots=True)
 class ChaosResult:
     """What a run under faults came to."""
@@ -172,25 +188,33 @@ class ChaosResult:
             found.append(f"{len(self.processes_left)} processes are left: {self.processes_left}")
         return found
 
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        recoveries = self.recoveries_s
+    @property
+    def recovery(self) -> dict[str, Recovery]:
+        """By role and kind of fault (`kill of learner`), in the order of the first ones."""
+        by_name: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            role = outcome.fault.target.rpartition("-")[0]
+            by_name.setdefault(f"{outcome.fault.kind} of {role}", []).append(outcome)
+        return {name: Recovery.of(outcomes) for name, outcomes in by_name.items()}
+
+    def as_json(self, violations: Sequence[str] = ()) -> dict[str, Any]:
+        """For machines. violations: what the audit of the ledger found."""
         return {
             "status": self.summary["status"],
             "steps": self.summary["steps"],
+            "wall_s": self.summary["wall_s"],
             "faults": [asdict(outcome) for outcome in self.outcomes],
-            "recovery_s": {
-                "median": statistics.median(recoveries) if recoveries else None,
-                "worst": max(recoveries, default=None),
-            },
+            "recovery_s": asdict(Recovery.of(self.outcomes)),
+            "recovery_by_role_s": {name: asdict(found) for name, found in self.recovery.items()},
             "problems": self.problems,
+            "violations": list(violations),
         }
 
 
 async def run_chaos(
     plan: Plan, view: View, schedule: Sequence[Fault], *, recover_s: float, overlap: bool = False
 ) -> ChaosResult:
-    """Run a plan to its end under a schedule. The run folder exists; its `chaos.json` is written."""
+    """Run a plan to its end under a schedule. The run folder exists."""
     watch = RunWatch(view)
     agent = ChaosAgent(schedule, watch, recover_s=recover_s, overlap=overlap, note=view.note)
     gave_up = False
@@ -208,9 +232,7 @@ async def run_chaos(
     for outcome in agent.outcomes:
         if outcome.at_s is not None and outcome.trained_s is None and not outcome.note:
             outcome.note = "the run ended first"
-    result = ChaosResult(summary, agent.outcomes, plan.config.run.steps, await _left(watch.groups), gave_up)
-    (plan.paths.root / "chaos.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", "utf-8")
-    return result
+    return ChaosResult(summary, agent.outcomes, plan.config.run.steps, await _left(watch.groups), gave_up)
 
 
 async def _left(groups: set[int]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from darts_async.launcher.chaos import ChaosResult, Outcome, run_chaos
 from darts_async.launcher.preflight import Plan, create_run_folder
 from darts_async.launcher.view import LiveView, PlainView
 
-__all__ = ["chaos", "outcome_table"]
+__all__ = ["chaos", "outcome_table", "recovery_table"]
 
 
 def chaos(plan: Plan, wanted: ChaosPlan, *, recover_s: float) -> int:
@@ -31,7 +32,10 @@ def chaos(plan: Plan, wanted: ChaosPlan, *, recover_s: float) -> int:
     _line(console, f"{len(schedule)} faults (seed {wanted.seed}): {_spell(schedule)}")
     result = _run(plan, schedule, wanted, recover_s, console)
     audit = replay.replay(plan.paths.root, Console(stderr=True))
+    found = json.dumps(result.as_json(audit.violations), indent=2)
+    (plan.paths.root / "chaos.json").write_text(found + "\n", "utf-8")
     console.print(outcome_table(result.outcomes))
+    console.print(recovery_table(result))
     for text in result.problems:
         _line(console, f"not fine: {text}")
     for text in audit.violations:
@@ -71,6 +75,16 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
             _seconds(outcome.trained_s),
             outcome.note or ("not carried out" if outcome.at_s is None else ""),
         )
+    return table
+
+
+def recovery_table(result: ChaosResult) -> Table:
+    """A row a role and kind of fault: how long it takes until the run trains again."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("fault", "recovered from", "median s", "worst s"):
+        table.add_column(title, justify="left" if title == "fault" else "right")
+    for name, found in result.recovery.items():
+        table.add_row(name, f"{found.recovered} of {found.faults}", _seconds(found.median), _seconds(found.worst))
     return table
 
 

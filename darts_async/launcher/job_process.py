@@ -20,6 +20,7 @@ import msgspec
 
 from darts_async.config import Config
 from darts_async.launcher.roles import environment
+from darts_async.owned_files import open_log
 
 __all__ = ["GRACE_S", "Deadline", "Interrupts", "JobEnd", "JobProcess"]
 
@@ -92,7 +93,7 @@ class JobProcess:
         with tempfile.TemporaryDirectory(prefix="darts-") as folder:
             file = Path(folder) / "plan.json"
             file.write_bytes(plan)
-            with self._log.open("ab") as sink:
+            with os.fdopen(open_log(self._log), "ab") as sink:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", self._module, "--plan", str(file)),
                     stdin=asyncio.subprocess.DEVNULL,

@@ -136,6 +136,8 @@ class LiveRun:
             waits=found.sentences[:4096],
             verdict=found.verdict[:8192],
             still_s=self.watchdog.still_s,
+            stalls=self.watchdog.num_stalls,
+            stalls_log=str(self.watchdog.log)[:8192],
             warnings=tuple(text[:8192] for text in self._record.warnings[-_WARNINGS:]),
             changed=self.knobs.changed,
         )

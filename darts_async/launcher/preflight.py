@@ -21,6 +21,9 @@ from darts_async.config.rules import NUM_TCP_PORTS, encrypts, parse_bind
 from darts_async.engines.sim_response import SimParams
 from darts_async.errors import ConfigError
 from darts_async.launcher import shared_weights
+from darts_async.launcher.gpus import check_gpus, visible_gpus
+from darts_async.launcher.run_lock import RunLock
+from darts_async.runtime.run_history import RunHistory
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 from darts_async.transport.curve import curve_is_available
 
@@ -37,6 +40,10 @@ class Plan:
     paths: RunPaths
     prompts: PromptSet
     weight_bytes: int
+    history: RunHistory | None = None
+    """Of a run that goes on."""
+    lock: RunLock | None = None
+    """Of the run folder, where it is taken already. The launcher lets go of it."""
 
 
 def check(config: Config, source: str | None) -> Plan:
@@ -44,6 +51,12 @@ def check(config: Config, source: str | None) -> Plan:
     config = with_name(config, source)
     paths = RunPaths.of(config)
     check_run_folder(config, paths)
+    return check_machine(config)
+
+
+def check_machine(config: Config) -> Plan:
+    """Check everything but the run folder's name, for a config with `run.name`. Raises `ConfigError`."""
+    paths = RunPaths.of(config)
     weight_bytes = check_model(config)
     check_positions(config)
     check_space(config, paths, weight_bytes)
@@ -51,6 +64,7 @@ def check(config: Config, source: str | None) -> Plan:
     check_curve(config)
     check_engine(config)
     check_engine_args(config)
+    check_gpus(config, visible_gpus())
     check_own_functions(config)
     check_reference(config)
     return Plan(config, paths, load_prompts(config), weight_bytes)
@@ -98,7 +112,7 @@ def _name_taken(config: Config, paths: RunPaths) -> ConfigError:
         "run.name",
         config.run.name,
         f"a run of that name exists ({paths.root})",
-        "Choose another name with --run.name, or remove the folder.",
+        f"Choose another name with --run.name, or go on with it: --resume {paths.root}",
     )
 
 
@@ -159,7 +173,7 @@ def check_positions(config: Config) -> None:
 
 def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
     """Checkpoints fit on the disk, published weights into shared memory. Raises `ConfigError`."""
-    existing = next(parent for parent in paths.root.parents if parent.exists())
+    existing = next(parent for parent in (paths.root, *paths.root.parents) if parent.exists())
     checkpoints = 1 + (config.checkpoint.keep + 1 if config.checkpoint.every_steps else 0)
     needs = {existing: (_MIN_FREE_BYTES + checkpoints * weight_bytes, "run.dir", config.run.dir)}
     shared = paths.weights.parent
@@ -183,7 +197,7 @@ def check_ports(config: Config) -> None:
     if address is None:
         return
     host, first = address
-    for port in range(first, first + NUM_TCP_PORTS):
+    for port in range(first, first + NUM_TCP_PORTS + (config.launch.join > 0)):
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

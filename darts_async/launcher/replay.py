@@ -72,6 +72,11 @@ class Replay:
             "tokens": {"generated": audit.tokens_ended, **audit.tokens, "estimated_rollouts": audit.num_estimated},
             "groups": {"planned": audit.num_groups, "open": audit.open_groups, **audit.outcomes},
             "failures": dict(audit.failures.most_common()),
+            "settings_changed": audit.num_set,
+            "settings": [
+                {"at_s": one.at_s, "changes": {key: [change.old, change.new] for key, change in one.changes.items()}}
+                for one in audit.settings
+            ],
             "damage": self.damage or None,
             **({"violations": self.violations, "num_violations": self.num_violations} if checked else {}),
         }
@@ -152,6 +157,9 @@ def _show_totals(result: Replay, console: Console) -> None:
     if audit.failures:
         _line(console, "failures: " + ", ".join(f"{count} {reason}" for reason, count in audit.failures.most_common(8)))
         _line(console, f"  {_count(audit.num_replaced, 'replacement')} dispatched")
+    for one in audit.settings:
+        changes = ", ".join(f"{key} {change.old} -> {change.new}" for key, change in one.changes.items())
+        _line(console, f"set after {one.at_s:,.0f} s: {changes}")
     if audit.num_estimated:
         _line(
             console, f"estimates: the token counts of {_count(audit.num_estimated, 'candidate')} are the last progress"

@@ -94,6 +94,20 @@ class RoleKeeper:
         """A role has reported that it cannot go on; it is about to end."""
         role.took(fault)
 
+    @property
+    def num_losses(self) -> int:
+        """Losses so far, of all roles."""
+        return len(self._losses)
+
+    async def lost_elsewhere(self, loss: RoleLost) -> None:
+        """A role that was not started here is gone, and is not started anew."""
+        self._losses.append(loss)
+        await self._told.lost(loss)
+
+    def since(self, num_losses: int) -> list[RoleLost]:
+        """Return the losses behind the first so many."""
+        return self._losses[num_losses:]
+
     def missed_by(self, newcomer: RoleProcess) -> list[RoleLost]:
         """Return the losses that a start of a role has to be told of.
 

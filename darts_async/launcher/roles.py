@@ -10,22 +10,43 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from darts_async.algorithms.restarts import Loss
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
 from darts_async.launcher import process_group
+from darts_async.launcher.gpus import gpu_environment, visible_gpus
+from darts_async.launcher.run_lock import RunLock
 from darts_async.messages import Fault, Role
+from darts_async.owned_files import open_log
+
+
+class Started(Protocol):
+    """A process that was started, here or elsewhere."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, on its own machine."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its status, negative for a signal; None while it runs."""
+
+    async def wait(self) -> int:
+        """Wait for its end; return its status."""
 
 
 @dataclass
 class RoleProcess:
     """One role, as the launcher sees it: its present start, and how many there were."""
 
+    is_here: ClassVar[bool] = True
+    """Its process is one of this machine, the launcher's own child."""
     role: Role
     rank: int
     log: Path
-    process: asyncio.subprocess.Process
+    process: Started
     incarnation: int = 0
     """Which start this is; also how often the role was restarted."""
     started_s: float = field(default_factory=time.monotonic)
@@ -70,7 +91,7 @@ class RoleProcess:
             killed_for=self.killed_for,
         )
 
-    def begins_anew(self, process: asyncio.subprocess.Process) -> None:
+    def begins_anew(self, process: Started) -> None:
         """The next start of it is under way."""
         self.process = process
         self.incarnation += 1
@@ -99,10 +120,15 @@ class RoleProcess:
 class Starter:
     """Starts roles of one run; each leads its own process group and writes to its own log."""
 
-    def __init__(self, config: Config, paths: RunPaths, topology_file: Path) -> None:
+    def __init__(
+        self, config: Config, paths: RunPaths, topology_file: Path, lock: RunLock, *, resumes: int = 0
+    ) -> None:
+        """`lock`: of the run folder; the roles hold it too. `resumes`: how often the run was taken up again."""
         self._config = config
         self._paths = paths
         self._topology_file = topology_file
+        self._lock = lock
+        self._resumes = resumes
 
     def wanted(self) -> list[tuple[Role, int]]:
         """Return the roles of a run, in the order they are started."""
@@ -123,11 +149,12 @@ class Starter:
 
     async def start(self, role: Role, rank: int, incarnation: int = 0) -> asyncio.subprocess.Process:
         """Start one role; its log goes on where an earlier start left it."""
-        with self._log(role, rank).open("ab") as sink:
-            if incarnation:
-                sink.write(f"--- {role}-{rank} starts anew: restart {incarnation}\n".encode())
+        with os.fdopen(open_log(self._log(role, rank)), "ab") as sink:
+            if incarnation or self._resumes:
+                why = f"restart {incarnation}" if incarnation else f"the run goes on (resume {self._resumes})"
+                sink.write(f"--- {role}-{rank} starts anew: {why}\n".encode())
                 sink.flush()
-            return await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 f"actors.{role}",
@@ -141,18 +168,23 @@ class Starter:
                 stdout=sink,
                 stderr=sink,
                 start_new_session=True,
-                env=environment(self._config, role),
+                env=environment(self._config, role, rank),
+                pass_fds=(self._lock.descriptor,),
             )
+        self._lock.started(process.pid)
+        return process
 
     def _log(self, role: Role, rank: int) -> Path:
         return self._paths.logs / f"{role}-{rank}.log"
 
 
-def environment(config: Config, role: Role) -> dict[str, str]:
-    """The parent's environment with the role's share of the processor; thread pools read it before any code runs."""
+def environment(config: Config, role: Role, rank: int = 0) -> dict[str, str]:
+    """The parent's environment with the role's share of the processor and its GPUs; thread pools and drivers read it
+    before any code runs."""
     threads = {"generator": config.generator.cpu_threads, "learner": config.learner.threads}.get(role, 1)
     return {
         **os.environ,
+        **gpu_environment(config, role, rank, visible_gpus()),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

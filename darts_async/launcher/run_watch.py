@@ -47,6 +47,10 @@ class RunWatch:
         self._inner.roles(known)
         self._tell()
 
+    def crew(self, roles: Iterable[RoleProcess]) -> None:
+        """A generator from elsewhere has come or gone; it is not this machine's to see."""
+        self._inner.crew(roles)
+
     def ready(self, role: RoleProcess) -> None:
         """One role can work."""
         self._know(role)

@@ -21,7 +21,7 @@ def create(folder: Path) -> None:
         if other == folder or _is_abandoned(other):
             shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(mode=0o700)
-    (folder / _OWNER).write_text(f"{os.getpid()} {_started(os.getpid())}", "utf-8")
+    (folder / _OWNER).write_text(f"{os.getpid()} {started(os.getpid())}", "utf-8")
 
 
 def remove(folder: Path) -> None:
@@ -32,15 +32,17 @@ def remove(folder: Path) -> None:
 def _is_abandoned(folder: Path) -> bool:
     """Whether the process that owned a folder is gone. A folder of another user cannot be read and is left alone."""
     try:
-        pid, _, started = (folder / _OWNER).read_text("utf-8").partition(" ")
-        return _started(int(pid)) != started
+        pid, _, since = (folder / _OWNER).read_text("utf-8").partition(" ")
+        return started(int(pid)) != since
     except (OSError, ValueError):
         return False
 
 
-def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty when there is none. Tells a reused pid apart."""
+def started(pid: int) -> str:
+    """When a process started, in the kernel's ticks; empty when none lives. Tells a number that was given out again
+    apart."""
     with contextlib.suppress(OSError):
         # The name, in parentheses, may hold spaces: fields are counted from behind it; starttime is the 22nd in all.
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     return ""

@@ -11,16 +11,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from darts_async.config.live import parse_assignments
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError, LinkBroken
+from darts_async.launcher.run_end import RunEnd
+from darts_async.launcher.status_text import shown, status_lines
 from darts_async.runtime.outside_link import (
     Answer,
     AskSet,
@@ -35,12 +35,17 @@ from darts_async.runtime.outside_link import (
 __all__ = ["set_live", "status"]
 
 _ANSWER_S: Final = 5.0
+_PIPE_WIDTH: Final = 200
 _SET_S: Final = 30.0
 """Every role concerned gets five seconds."""
 
 
 class _NoAnswer(Exception):
     """Nobody answers; the message says why, as far as it is known."""
+
+    def __init__(self, why: str, end: RunEnd | None = None) -> None:
+        super().__init__(why)
+        self.end = end
 
 
 def status(root: Path, console: Console, *, as_json: bool) -> int:
@@ -53,7 +58,8 @@ def status(root: Path, console: Console, *, as_json: bool) -> int:
     if as_json:
         _print(console, json.dumps(msgspec.to_builtins(answer)))
     else:
-        _show(answer, console)
+        for line in status_lines(answer, console.width if console.is_terminal else _PIPE_WIDTH):
+            _print(console, line.text, line.style)
     return 0
 
 
@@ -69,7 +75,7 @@ def set_live(root: Path, words: Sequence[str], console: Console) -> int:
         _print(console, f"refused: {answer.refused}")
         return 2
     for key, change in answer.changed.items():
-        _print(console, f"{key}: {_value(change.old)} -> {_value(change.new)}")
+        _print(console, f"{key}: {shown(change.old)} -> {shown(change.new)}")
     if not answer.changed:
         _print(console, "nothing to change: these are the values already")
     if answer.unconfirmed:
@@ -84,7 +90,8 @@ def _ask(root: Path, request: Request, timeout_s: float) -> Answer:
     try:
         place = find_place(paths.control_file)
     except FileNotFoundError:
-        raise _NoAnswer(_how_it_ended(paths)) from None
+        end = RunEnd.of(paths)
+        raise _NoAnswer(end.text(), end) from None
     except (OSError, ValueError) as error:
         raise _NoAnswer(f"{paths.control_file} cannot be used: {error}") from None
     try:
@@ -92,18 +99,9 @@ def _ask(root: Path, request: Request, timeout_s: float) -> Answer:
     except (TimeoutError, LinkBroken):
         if _is_alive(place.pid):
             why = f"its launcher (process {place.pid}) is alive and does not answer within {timeout_s:g} s"
-        else:
-            why = f"its launcher (process {place.pid}) is gone: it was killed, or the machine was"
-        raise _NoAnswer(f"the run does not answer: {why}") from None
-
-
-def _how_it_ended(paths: RunPaths) -> str:
-    try:
-        summary = json.loads(paths.summary.read_text("utf-8"))
-        how = f"{summary['status']} after {summary['steps']} steps"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "nobody is running this run, and it has no summary: it was killed, or has not begun"
-    return f"the run is over: {how} ({paths.summary})"
+            raise _NoAnswer(f"the run does not answer: {why}") from None
+        end = RunEnd.of(paths)
+        raise _NoAnswer(f"its launcher (process {place.pid}) is gone\n{end.text()}", end) from None
 
 
 def _is_alive(pid: int) -> bool:
@@ -117,61 +115,16 @@ def _is_alive(pid: int) -> bool:
 
 
 def _say_why(console: Console, error: _NoAnswer, *, as_json: bool) -> int:
-    _print(console, json.dumps({"error": str(error)}) if as_json else str(error))
+    if as_json:
+        _print(
+            console, json.dumps({"error": str(error), **error.end.as_json()} if error.end else {"error": str(error)})
+        )
+    else:
+        _print(console, str(error))
     return 1
 
 
-def _show(answer: StatusAnswer, console: Console) -> None:
-    _print(console, f"{answer.run}: {answer.state}, step {answer.step}/{answer.steps}, {_clock(answer.wall_s)}")
-    console.print(_role_table(answer))
-    if answer.queues:
-        console.print(_queue_table(answer))
-    _print(console, "who waits for whom:")
-    for sentence in (*answer.waits, answer.verdict):
-        _print(console, f"  {sentence}")
-    if answer.still_s >= 1:
-        _print(console, f"nothing has progressed for {_clock(answer.still_s)}")
-    for key, change in answer.changed.items():
-        _print(console, f"set while the run goes on: {key} {_value(change.old)} -> {_value(change.new)}")
-    for text in answer.warnings:
-        _print(console, f"warning: {text}")
-
-
-def _role_table(answer: StatusAnswer) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("role", "state", "since", "pid", "restarts", "idle", "heard"):
-        table.add_column(name, no_wrap=True, justify="left" if name in {"role", "state"} else "right")
-    for role in answer.roles:
-        table.add_row(
-            role.name,
-            Text(role.state, overflow="ellipsis"),
-            _clock(role.state_s),
-            str(role.pid),
-            str(role.restarts),
-            "" if role.idle_ratio is None else f"{role.idle_ratio:.0%}",
-            "never" if role.heard_s is None else f"{role.heard_s:.1f} s ago",
-        )
-    return table
-
-
-def _queue_table(answer: StatusAnswer) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("queue", "depth", "bound", "not empty for"):
-        table.add_column(name, no_wrap=True, justify="left" if name == "queue" else "right")
-    for queue in answer.queues:
-        table.add_row(queue.name.replace("_", " "), f"{queue.depth:.0f}", str(queue.bound), _clock(queue.busy_s))
-    return table
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _value(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+def _print(console: Console, text: str, style: str = "") -> None:
+    """As it is; a character that the terminal lacks becomes a question mark."""
+    text = text.encode(console.encoding, "replace").decode(console.encoding)
+    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False, emoji=False)

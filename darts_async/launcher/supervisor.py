@@ -18,13 +18,16 @@ from typing import Any
 
 import msgspec
 
-from darts_async.config.rules import encrypts, parse_bind, warnings
+from darts_async.config.rules import JOIN_PORT, encrypts, parse_bind, warnings
 from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
+from darts_async.launcher.joiners import JoinedRole, Joiners
 from darts_async.launcher.live import LiveRun
 from darts_async.launcher.preflight import Plan
 from darts_async.launcher.restarts import RoleKeeper, Told
+from darts_async.launcher.role_gauges import merged
 from darts_async.launcher.roles import RoleProcess, Starter
+from darts_async.launcher.run_lock import RunLock
 from darts_async.launcher.view import View
 from darts_async.messages import (
     LEDGER_STATES,
@@ -44,9 +47,11 @@ from darts_async.messages import (
     ToSupervisor,
     Warn,
 )
+from darts_async.runtime.join_link import JoinHub
 from darts_async.runtime.record import RunRecord, Status
 from darts_async.runtime.run_files import RunFiles
-from darts_async.runtime.run_keys import RunKeys
+from darts_async.runtime.run_keys import JOIN, RunKeys
+from darts_async.runtime.run_starts import BEAT_S
 from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
 
@@ -81,7 +86,8 @@ class _Supervisor:
         self._begun = False
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
         self._force = asyncio.Event()
-        self._files = RunFiles(plan.paths, self._record)
+        self._joiners: Joiners | None = None
+        self._files = RunFiles(plan.paths, self._record, plan.history)
 
     def interrupt(self) -> None:
         """Ctrl-C: the first one drains, the second one kills."""
@@ -92,18 +98,27 @@ class _Supervisor:
             self._cause.set_result(("interrupted", "interrupted by the user"))
 
     async def run(self) -> dict[str, Any]:
+        lock = self._plan.lock or RunLock.take(self._paths.root)
+        try:
+            return await self._run(lock)
+        finally:
+            lock.release()
+
+    async def _run(self, lock: RunLock) -> dict[str, Any]:
         folder = tempfile.mkdtemp(prefix="darts-")  # this user's alone, and with it the sockets in it
         control_endpoints = endpoints(parse_bind(self._config.launch.bind), folder)
-        keys = RunKeys.create(self._paths.keys) if encrypts(self._config) else None
+        keys = RunKeys.create(self._paths.keys, join=self._config.launch.join > 0) if encrypts(self._config) else None
         self._control = ControlHub(control_endpoints["control"], self._config, keys)
         topology_file = Path(folder) / "topology.json"
-        starter = Starter(self._config, self._paths, topology_file)
+        lock.bound(Path(folder))
+        resumes = 0 if self._plan.history is None else len(self._plan.history.starts)
+        starter = Starter(self._config, self._paths, topology_file, lock, resumes=resumes)
         self._keeper = RoleKeeper(self._config, starter, Told(self._broadcast, self._restarting, self._fail))
         self._live = LiveRun(
             self._config,
             self._paths,
             self._record,
-            roles=lambda: self._keeper.roles,
+            roles=lambda: self._roles,
             send=self._tell,
             warn=self._warn,
         )
@@ -113,11 +128,22 @@ class _Supervisor:
                 config=str(self._paths.resolved_config),
                 endpoints=control_endpoints,
                 keys=str(keys.folder) if keys is not None else "",
+                resumed=self._plan.history is not None,
             )
             topology_file.write_bytes(msgspec.json.encode(topology))
+            if self._plan.history is not None:
+                self._warn(f"the run goes on after step {self._plan.history.version}/{self._config.run.steps}")
+            self._open_to_joiners(keys)
             await self._keeper.start()
             self._view.roles(self._keeper.roles.values())
-            working = (self._keeper.keep(), self._listen(), self._expect_ready(), self._live.serve(Path(folder)))
+            working = (
+                self._keeper.keep(),
+                self._listen(),
+                self._expect_ready(),
+                self._live.serve(Path(folder)),
+                self._beat(),
+                *([] if self._joiners is None else [self._joiners.serve()]),
+            )
             tasks = [asyncio.create_task(work) for work in working]
             for task in tasks:
                 task.add_done_callback(self._task_ended)
@@ -132,12 +158,40 @@ class _Supervisor:
             self._keeper.kill_all()
             await self._keeper.all_exited()
             await self._live.close()
+            if self._joiners is not None:
+                await self._joiners.close()
             await self._control.close(0.2)
             if keys is not None:
                 keys.remove()
             self._files.close()
             shutil.rmtree(folder, ignore_errors=True)
             shared_weights.remove(self._paths.weights)
+
+    def _open_to_joiners(self, keys: RunKeys | None) -> None:
+        """Listen for generators from elsewhere, where the config says so."""
+        address = parse_bind(self._config.launch.bind)
+        if self._config.launch.join and keys is not None and address is not None:
+            host, port = address
+            hub = JoinHub(f"tcp://{host}:{port + JOIN_PORT}", keys)
+            self._joiners = Joiners(
+                self._config,
+                self._paths,
+                hub,
+                lost=self._keeper.lost_elsewhere,
+                changed=self._crew_changed,
+                num_losses=lambda: self._keeper.num_losses,
+            )
+            self._view.note(f"open to generators: darts-async join tcp://{host}:{port} --keys {keys.folder / JOIN}")
+
+    @property
+    def _roles(self) -> dict[str, RoleProcess]:
+        """All that take part, by name."""
+        return self._keeper.roles | ({} if self._joiners is None else dict(self._joiners.roles))
+
+    def _crew_changed(self, what: str) -> None:
+        """A generator from elsewhere has come or gone."""
+        self._warn(what)
+        self._view.crew(self._roles.values())
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """A bug in the launcher itself must end the run too, with its own name on it."""
@@ -169,12 +223,22 @@ class _Supervisor:
                 f"logs in {self._paths.logs}"
             )
 
+    async def _beat(self) -> None:
+        """So that a start that is cut off has its time in the summary."""
+        while True:
+            with contextlib.suppress(OSError):  # it only tells people how long the run has lasted
+                self._files.beat()
+            await asyncio.sleep(BEAT_S)
+
     async def _listen(self) -> None:
         while True:
             peer, message = await self._control.link.recv()
-            role = self._keeper.roles.get(peer)
+            role = self._roles.get(peer)
             if role is not None and not (role.gone and role.said_last.is_set()):
-                self._keeper.heard(role)
+                if not isinstance(role, JoinedRole):
+                    self._keeper.heard(role)
+                elif self._joiners is None or not self._joiners.takes(role, message):
+                    continue
                 await self._take(role, message)
 
     async def _take(self, role: RoleProcess, message: ToSupervisor) -> None:
@@ -190,8 +254,8 @@ class _Supervisor:
             case StepMetrics():
                 self._step(message)
             case EvalResult():
-                self._files.evaluated(message)
-                self._view.evaluated(message)
+                if self._files.evaluated(message):
+                    self._view.evaluated(message)
             case Warn():
                 self._warn(f"{role.name}: {message.text}")
             case Finished():
@@ -204,6 +268,12 @@ class _Supervisor:
                 self._keeper.faulted(role, message)
 
     async def _ready(self, role: RoleProcess, message: Ready) -> None:
+        if isinstance(role, JoinedRole):
+            role.ready = True
+            self._view.note(f"{role.name} is ready")
+            if self._begun:
+                await self._welcome(role)
+            return
         if message.schema_version != SCHEMA_VERSION:
             self._fail(
                 f"{role.name} speaks message schema {message.schema_version}, the launcher {SCHEMA_VERSION}: "
@@ -216,33 +286,35 @@ class _Supervisor:
             await self._welcome(role)
         elif all(other.ready for other in self._keeper.roles.values()):
             self._begun = True
+            if self._joiners is not None:
+                self._joiners.state = "running"
             self._view.begun()
             await self._broadcast(Begin())
             self._live.begun()
 
     def _step(self, report: StepMetrics) -> None:
-        gauges = self._control.gauges()
-        for role in self._keeper.roles.values():
-            lag = role.gauges.get("loop_lag_p99_ms")
-            gauges |= {name: value for name, value in role.gauges.items() if "/" in name}
-            if lag is not None:
-                gauges[f"{role.role}/loop_lag_p99_ms"] = lag
+        gauges = self._control.gauges() | merged(self._roles.values())
         values = self._files.step(report, gauges)
         if values is not None:
             self._view.step(report.step, values)
 
     async def _welcome(self, newcomer: RoleProcess) -> None:
         """A role is back: it hears whom it has missed the loss of, and begins."""
-        for loss in self._keeper.missed_by(newcomer):
+        keeper = self._keeper
+        missed = keeper.since(newcomer.num_losses) if isinstance(newcomer, JoinedRole) else keeper.missed_by(newcomer)
+        for loss in missed:
             await self._tell(newcomer, loss)
         for order in self._live.knobs.for_newcomer(newcomer):
             await self._tell(newcomer, order)
         await self._tell(newcomer, Begin())
-        self._view.note(f"{newcomer.name} is back")
+        if not isinstance(newcomer, JoinedRole):
+            self._view.note(f"{newcomer.name} is back")
 
     async def _broadcast(self, message: Begin | Stop | RoleLost) -> None:
-        for role in self._keeper.present:
-            await self._tell(role, message)
+        joined = [] if self._joiners is None else self._joiners.roles.values()
+        for role in (*self._keeper.present, *joined):
+            if role.ready or not isinstance(message, Begin):
+                await self._tell(role, message)
 
     async def _tell(self, role: RoleProcess, message: FromSupervisor) -> None:
         with contextlib.suppress(LinkBroken):  # it never connected, or is gone: the keeper sees to that
@@ -251,6 +323,8 @@ class _Supervisor:
     async def _wind_down(self, status: Status) -> str:
         """Ask everyone to drain, wait, kill the rest. Return what went wrong meanwhile, or an empty string."""
         self._live.ends()
+        if self._joiners is not None:
+            self._joiners.state = "ending"
         reason = {"done": "done", "interrupted": "interrupted", "failed": "fault"}[status]
         if not self._begun:
             return ""  # nothing was dispatched, nothing is to be drained
@@ -278,7 +352,7 @@ class _Supervisor:
         return "; ".join(f"{role.name} {role.exit_text} while draining (log: {role.log})" for role in late)
 
     def _summarise(self, status: Status, reason: str) -> dict[str, Any]:
-        if not self._begun:
+        if not self._begun and self._plan.history is None:
             zeros = {f"{part}/{key}": 0.0 for part in ("rollouts", "tokens") for key in ("generated", *LEDGER_STATES)}
             self._record.add_finished(Finished(role="selector", rank=0, summary=zeros))
         changed = {key: change.new for key, change in self._live.knobs.changed.items()}

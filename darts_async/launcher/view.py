@@ -27,6 +27,9 @@ class View(Protocol):
     def roles(self, roles: Iterable[RoleProcess]) -> None:
         """The processes were started."""
 
+    def crew(self, roles: Iterable[RoleProcess]) -> None:
+        """Who takes part now: a generator from elsewhere has come or gone."""
+
     def ready(self, role: RoleProcess) -> None:
         """One role can work."""
 
@@ -74,6 +77,9 @@ class PlainView:
     def roles(self, roles: Iterable[RoleProcess]) -> None:
         self._print(f"starting {', '.join(role.name for role in roles)} (an engine takes half a minute on a CPU)")
 
+    def crew(self, roles: Iterable[RoleProcess]) -> None:
+        pass  # a note says who
+
     def ready(self, role: RoleProcess) -> None:
         self._print(f"{role.name} is ready")
 
@@ -102,13 +108,14 @@ class PlainView:
 class LiveView:
     """One picture, redrawn in place: progress, the roles, the queues, how reward and length go, the last notes."""
 
-    def __init__(self, console: Console, name: str, steps: int, bounds: Mapping[str, int]) -> None:
+    def __init__(self, console: Console, name: str, steps: int, bounds: Mapping[str, int], *, done: int = 0) -> None:
+        """`done`: steps of earlier starts of the run."""
         self._console = console
         self._name = name
         self._steps = steps
         self._bounds = bounds
         self._roles: list[RoleProcess] = []
-        self._done = 0
+        self._done = self._done_before = done
         self._started_s = time.monotonic()
         self._first_step_s: float | None = None
         self._history: dict[str, deque[float]] = {}
@@ -125,6 +132,10 @@ class LiveView:
         self._live.stop()
 
     def roles(self, roles: Iterable[RoleProcess]) -> None:
+        self._roles = list(roles)
+        self.refresh()
+
+    def crew(self, roles: Iterable[RoleProcess]) -> None:
         self._roles = list(roles)
         self.refresh()
 
@@ -172,8 +183,9 @@ class LiveView:
         row.add_column(no_wrap=True, justify="right")
         now = time.monotonic()
         clock = _clock(now - self._started_s)
-        if self._done and self._first_step_s is not None and self._done < self._steps:
-            left = (now - self._first_step_s) / self._done * (self._steps - self._done)
+        here = self._done - self._done_before
+        if here and self._first_step_s is not None and self._done < self._steps:
+            left = (now - self._first_step_s) / here * (self._steps - self._done)
             clock += f", about {_clock(left)} left"
         bar = ProgressBar(total=self._steps, completed=self._done)
         row.add_row(f"step {self._done}/{self._steps}", bar, clock)

@@ -20,10 +20,13 @@ from darts_async.algorithms.stall import StallWatch
 from darts_async.algorithms.wait_graph import Explanation
 from darts_async.launcher.roles import RoleProcess
 from darts_async.messages import ShowStacks
+from darts_async.owned_files import open_log
 
 __all__ = ["Watchdog"]
 
 _MAX_CHARS: Final = 8000
+_SEND_S: Final = 1.0
+"""For room on the link to a role: one that is stuck may have left none."""
 
 
 class Watchdog:
@@ -40,7 +43,7 @@ class Watchdog:
         warn: Callable[[str], None],
     ) -> None:
         self._stall = StallWatch(stall_s)
-        self._log = log
+        self.log = log
         self._explain = explain
         self._roles = roles
         self._send = send
@@ -91,18 +94,25 @@ class Watchdog:
         text = "\n".join((f"nothing has progressed for {still_s:.0f} s:", *found.sentences, found.verdict))
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._write, text)
-        for role in self._roles():
-            if role.ready and not role.gone and not role.finished:
-                await self._send(role, ShowStacks(reason=text[:_MAX_CHARS]))
-                with contextlib.suppress(ProcessLookupError):
-                    # The role alone, never its group: an engine's child has no handler, and would die of it.
-                    os.kill(role.process.pid, signal.SIGUSR1)
         self._warn(
             f"nothing has progressed for {still_s:.0f} s (launch.stall_s = {self._stall.stall_s:g}): {found.verdict}. "
-            f"Who waits for whom: {self._log}; where everybody stands: {self._log.parent}"
+            f"Who waits for whom: {self.log}; where everybody stands: {self.log.parent}"
         )
+        for role in list(self._roles()):
+            if role.ready and not role.gone and not role.finished:
+                await self._show_stacks(role, text[:_MAX_CHARS])
+
+    async def _show_stacks(self, role: RoleProcess, reason: str) -> None:
+        """Its tasks, where its loop still listens; its threads in any case."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SEND_S):
+                await self._send(role, ShowStacks(reason=reason))
+        if role.is_here:
+            with contextlib.suppress(ProcessLookupError):
+                # The role alone, never its group: an engine's child has no handler, and would die of it.
+                os.kill(role.process.pid, signal.SIGUSR1)
 
     def _write(self, text: str) -> None:
         stamp = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-        with self._log.open("a", encoding="utf-8") as log:
+        with os.fdopen(open_log(self.log), "a", encoding="utf-8") as log:
             log.write(f"{stamp} {text}\n\n")

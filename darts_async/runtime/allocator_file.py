@@ -12,7 +12,7 @@ import msgspec
 
 from darts_async.errors import ProtocolError
 
-__all__ = ["load_allocator_state", "prune_allocator_states", "save_allocator_state", "state_file"]
+__all__ = ["load_allocator_state", "prune_allocator_states", "save_allocator_state", "saved_versions", "state_file"]
 
 
 def state_file(folder: Path, version: int) -> Path:
@@ -37,6 +37,12 @@ def load_allocator_state(folder: Path, version: int) -> dict[str, Any]:
         return msgspec.msgpack.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise ProtocolError(f"{path} is not an allocator's state: {error}") from error
+
+
+def saved_versions(folder: Path) -> list[int]:
+    """The versions whose states are in a folder, in order; none if there is no folder."""
+    names = (path.stem.removeprefix("step_") for path in folder.glob("step_*.msgpack"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def prune_allocator_states(folder: Path, versions: list[int], keep: int) -> list[int]:

@@ -69,14 +69,14 @@ class LedgerFile:
         self._thread = ThreadPoolExecutor(1, "ledger")
 
     @classmethod
-    def create(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
-        """The ledger of a new run, in a folder (made when missing) that has none."""
+    def create(cls, folder: Path, *, run_id: str = "", segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """The ledger of a new run, in a folder (made when missing) that has none. run_id: by chance if not given."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = LedgerLock(folder)
         except OSError as error:
             raise _failed(_segment_path(folder, 0), error) from error
-        file = cls(folder, lock, run_id=secrets.token_hex(8), sequence=0, segment_bytes=segment_bytes)
+        file = cls(folder, lock, run_id=run_id or secrets.token_hex(8), sequence=0, segment_bytes=segment_bytes)
         try:
             _refuse_another(folder)
             file._begin(0)

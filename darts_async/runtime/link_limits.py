@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from darts_async.algorithms.latency_probe import MAX_PENDING
-from darts_async.algorithms.staleness import eta_of
+from darts_async.algorithms.selection import RULES
 from darts_async.messages import MAX_CANDIDATES
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ _INT: Final = 9
 _SPAN: Final = 1 + 2 * _INT
 _MAX_SPANS: Final = 4096
 _OPEN_GROUP: Final = 1 + 2 * _INT + 5 + 4 * 256
-_REDO: Final = (1 << 16) * _INT
+_LOST_DRAW: Final = 1 + 2 * _INT + 2 + max(map(len, RULES))
+_DRAWS: Final = 1 << 16
+"""Of each list of draws that an allocator goes on from."""
+_MAX_ETA: Final = 64
+_LIVE_OVERSAMPLE: Final = 4096
+"""Groups by which `queues.oversample_groups` may be raised while the run goes on, as far as room here is concerned."""
+_KEPT_STEPS: Final = 1 << 10
 
 
 def link_limits(config: Config) -> dict[LinkName, tuple[int, int]]:
@@ -38,17 +44,17 @@ def link_limits(config: Config) -> dict[LinkName, tuple[int, int]]:
     ids = _INT * MAX_CANDIDATES
     running = 12 * 2 * (config.generator.max_num_seqs + MAX_CANDIDATES)
     per_step = config.group.groups_per_step
-    admitted = (eta_of(config) + 1) * per_step + config.queues.oversample_groups
-    dispatch_state = admitted * _OPEN_GROUP + _REDO + config.run.steps * 3 * _INT
+    admitted = (_MAX_ETA + 1) * per_step + config.queues.oversample_groups + _LIVE_OVERSAMPLE
+    dispatch_state = admitted * _OPEN_GROUP + _DRAWS * (_LOST_DRAW + 2 * _INT) + config.run.steps * (1 + 3 * _INT)
     group = config.group.size * response + prompt + ids + 8 * MAX_CANDIDATES
-    learner_state = (config.run.steps + 2) * (per_step + 2) * _INT
+    learner_state = (min(config.run.steps, _KEPT_STEPS) + 2) * (per_step + 2) * _INT
     return {
         "control": (_CONTROL, _CONTROL),
         "plans": (_FLOOR + prompt + ids, _FLOOR + dispatch_state + 2 * ids),
         "rollouts": (_FLOOR + 8 * MAX_PENDING, _FLOOR + prompt),
         "trajectories": (_FLOOR + response + running, 0),
         "cancels": (_FLOOR, _FLOOR + ids),
-        "groups": (_FLOOR + group, 0),
+        "groups": (_FLOOR + max(group, admitted * _INT), 0),
         "steps": (_FLOOR + learner_state, 0),
         "policy": (_FLOOR, _FLOOR),
         "chunks": (_FLOOR + prompt + 4 * tokens + ids, 0),

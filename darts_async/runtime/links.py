@@ -67,6 +67,11 @@ class Supervisor(Protocol):
         """Report the role's part of the summary; the role is about to exit with status 0."""
 
 
+async def as_published(update: PolicyUpdate) -> str:
+    """Where a replica on the run's own host finds a version's weights."""
+    return update.weights
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorLinks:
     """Links of one generator replica."""
@@ -78,6 +83,9 @@ class GeneratorLinks:
     policy: Dealer[GeneratorHello | PolicyApplied, PolicyUpdate]
     chunks: Sender[ChunkNews]
     supervisor: Supervisor
+    weights: Callable[[PolicyUpdate], Awaitable[str]] = as_published
+    """Brings a version's weights here; returns the path that the engine can read. Raises `ProtocolError` when they are
+    not there (any more), `LinkBroken` when they cannot be fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ class OpenStreams:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._open = set(names)
+        self._starts: dict[str, int] = {}
+        """Which start of a peer was heard of last."""
         self._over = asyncio.Event()
 
     @property
@@ -30,11 +32,16 @@ class OpenStreams:
         if not self._open:
             self._over.set()
 
-    lost = ended
-    """A peer is gone, and what it had to say is lost."""
+    def lost(self, name: str, incarnation: int = 0) -> None:
+        """A start of a peer is gone, and what it had to say is lost; the next one may be there already."""
+        if self._starts.get(name, -1) <= incarnation:
+            self.ended(name)
 
-    def back(self, name: str) -> None:
-        """A new start of a peer is there."""
+    def back(self, name: str, incarnation: int = 0) -> None:
+        """A new start of a peer is there, perhaps of one that nobody knew of before."""
+        if incarnation < self._starts.get(name, 0):
+            return  # old news
+        self._starts[name] = incarnation
         self._open.add(name)
         self._over.clear()
 

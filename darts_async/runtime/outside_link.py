@@ -98,6 +98,10 @@ class StatusAnswer(Message, frozen=True, kw_only=True):
     verdict: LongText
     still_s: float
     """For how long nothing has progressed."""
+    stalls: NonNegative
+    """How often that was for `launch.stall_s`."""
+    stalls_log: LongText
+    """Where who waited for whom is written then."""
     warnings: Texts
     """The last ones."""
     changed: KnobChanges

@@ -40,7 +40,11 @@ class PolicyServer:
         self._store = store
         self._peers: dict[str, int] = {}
         """The latest version that a peer was told of; -1: none."""
+        self._starts: dict[int, int] = {}
+        """Which start of each replica was heard of last."""
         self._announcing = asyncio.Lock()
+        self.telling = ""
+        """The peer that a message is on its way to; it may wait for room on the link."""
         self._latest = PolicyUpdate(version=0, weights="")
         self._evaluated: list[PolicyUpdate] = []
         """Versions that are evaluated and may still be loaded, oldest first: a late joiner must not skip them."""
@@ -58,6 +62,7 @@ class PolicyServer:
                 case GeneratorHello() | AllocatorHello():
                     self._peers[peer] = -1
                     if isinstance(message, GeneratorHello):
+                        self._starts[message.replica] = message.incarnation
                         self._store.awaited(message.replica)
                     await self._announce(peer)
                 case PolicyApplied():
@@ -78,8 +83,10 @@ class PolicyServer:
         if due and self._store.path_of(due[-1]).exists():
             self._evaluated = [self._update_of(due[-1])]
 
-    def lost(self, replica: int) -> None:
-        """A replica is gone; its next start introduces itself."""
+    def lost(self, replica: int, incarnation: int) -> None:
+        """A start of a replica is gone; the next one introduces itself, and may have done so already."""
+        if self._starts.get(replica, -1) > incarnation:
+            return
         self._peers.pop(f"generator-{replica}", None)
         self._store.lost(replica)
 
@@ -96,11 +103,14 @@ class PolicyServer:
     async def _announce(self, *peers: str) -> None:
         async with self._announcing:  # each send reads the latest version, and sends do not overtake each other
             for peer in peers:
+                self.telling = peer
                 try:
                     await self._tell(peer)
                 except LinkBroken as error:
                     _log.info("%s is no longer told of new versions: %s", peer, error)
                     self._peers.pop(peer, None)
+                finally:
+                    self.telling = ""
 
     async def _tell(self, peer: str) -> None:
         latest = self._latest

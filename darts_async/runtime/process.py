@@ -26,6 +26,8 @@ from darts_async.errors import DartsError, EngineDead, TransportError
 from darts_async.log import configure
 from darts_async.messages import Role
 from darts_async.parent_death import die_with_parent
+from darts_async.runtime.far_weights import FarWeights
+from darts_async.runtime.join_link import JoinClient
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.sockets import Sockets
 from darts_async.runtime.supervision import SupervisorClient
@@ -78,8 +80,10 @@ async def _shell(
         resumed=topology.resumed,
         link_gauges=sockets.gauges,
     )
+    far_weights = _far_weights(rank, topology, config)
     try:
-        links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links())
+        own = {} if far_weights is None else {"weights": far_weights.weights_of}
+        links = _BUNDLES[role](rank=rank, supervisor=supervisor, **sockets.data_links(), **own)
         async with asyncio.TaskGroup() as tasks:
             # A role whose reports fail would be deaf and dumb, and pass for silent: it ends with their error instead.
             watching = tasks.create_task(supervisor.run())
@@ -90,7 +94,18 @@ async def _shell(
     else:
         return 0
     finally:
+        if far_weights is not None:
+            await far_weights.close()
         await sockets.close(_LINGER_S)
+
+
+def _far_weights(rank: int, topology: Topology, config: Config) -> FarWeights | None:
+    """What fetches the weights of a generator that joined from elsewhere."""
+    place = topology.weights
+    if place is None:
+        return None
+    client = JoinClient(place.endpoint, f"weights-{rank}", Path(topology.keys))
+    return FarWeights(place, client, config.generator.update_timeout_s)
 
 
 async def _report(supervisor: SupervisorClient, error: Exception) -> int:

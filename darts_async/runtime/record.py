@@ -38,9 +38,10 @@ class RunRecord:
         return values
 
     def add_eval(self, result: EvalResult) -> None:
-        """Keep the scores of the held-out set."""
+        """Keep the scores of the held-out set; of a version that was scored again, after a loss, the last ones."""
         if result.label == "during":
-            self.evals_during.append(result)
+            others = [found for found in self.evals_during if found.policy_version != result.policy_version]
+            self.evals_during = sorted([*others, result], key=lambda found: found.policy_version)
         else:
             self.evals[result.label] = result
 
@@ -79,6 +80,12 @@ class RunRecord:
             "selection": _selection(selector, self.finished.get(("allocator", 0), {})),
             "skipped_steps": _whole(learner.get("skipped_steps")),
             "restarts": self.restarts,
+            "generators": {
+                f"generator-{rank}": {key: _whole(part.get(key)) for key in ("trajectories", "tokens")}
+                | {"idle_ratio": _number(part.get("idle_ratio"))}
+                for (role, rank), part in sorted(self.finished.items())
+                if role == "generator"
+            },
             "warnings": self.warnings,
         }
         if reason:

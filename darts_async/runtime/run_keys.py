@@ -1,6 +1,7 @@
 """The keys of one run's encrypted links: a folder of its own, made for the run and removed with it.
 
-One server's pair for whoever binds, one client's pair for each role. Invariants: secret keys are in these files alone
+One server's pair for whoever binds, one client's pair for each role, and, where generators may join from elsewhere, one
+for them: its folder `join` is all that another host needs. Invariants: secret keys are in these files alone
 (never in a config, a log, the ledger or a command line), which this user alone can read; a restarted role finds the
 keys that it had, so that its peers know it again.
 """
@@ -16,8 +17,10 @@ from darts_async.owned_files import make_private_folder, read_private, remove_fo
 from darts_async.runtime.topology import LinkName, roles_that_connect
 from darts_async.transport.curve import ConnectKeys, KeyPair, ServeKeys, is_key, new_pair
 
-__all__ = ["RunKeys"]
+__all__ = ["JOIN", "RunKeys"]
 
+JOIN: Final = "join"
+"""Folder of what a joining generator brings, in the place of a generator's own keys; name of its link to the gate."""
 _SERVER: Final = "server"
 
 
@@ -28,14 +31,17 @@ class RunKeys:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path) -> RunKeys:
+    def create(cls, folder: Path, *, join: bool = False) -> RunKeys:
         """Make keys anew; those of an earlier start of the run are worth nothing any more. Raises `OSError`."""
         remove_folder(folder)
         make_private_folder(folder)
         for name in (_SERVER, *ROLES):
-            pair = new_pair()
-            write_private(folder / f"{name}.public", pair.public)
-            write_private(folder / f"{name}.secret", pair.secret)
+            _write(folder, name, new_pair())
+        if join:
+            make_private_folder(folder / JOIN)
+            _write(folder / JOIN, "generator", new_pair())
+            public = f"{_SERVER}.public"
+            write_private(folder / JOIN / public, read_private(folder / public))
         return cls(folder)
 
     def remove(self) -> None:
@@ -52,7 +58,21 @@ class RunKeys:
 
     def allowed(self, links: tuple[LinkName, ...]) -> dict[str, frozenset[bytes]]:
         """Public keys that may connect, by link: those of the roles that have a part in it. Raises `RunFailed`."""
-        return {link: frozenset(self._key(f"{role}.public") for role in roles_that_connect(link)) for link in links}
+        keys: dict[str, frozenset[bytes]] = {}
+        for link in links:
+            roles = roles_that_connect(link)
+            joiners = self.joiners() if "generator" in roles else frozenset()
+            keys[link] = joiners.union(self._key(f"{role}.public") for role in roles)
+        return keys
+
+    def joiners(self) -> frozenset[bytes]:
+        """Public keys of generators from elsewhere: one, or none where nobody may join. Raises `RunFailed`."""
+        has_one = (self.folder / JOIN).is_dir()
+        return frozenset({self._key(f"{JOIN}/generator.public")}) if has_one else frozenset()
+
+    def serve_joiners(self) -> ServeKeys:
+        """For the end that binds the link on which they ask. Raises `RunFailed`."""
+        return ServeKeys(self._pair(_SERVER), JOIN)
 
     def _pair(self, name: str) -> KeyPair:
         return KeyPair(self._key(f"{name}.public"), self._key(f"{name}.secret"))
@@ -66,3 +86,8 @@ class RunKeys:
         if not is_key(key):
             raise RunFailed(f"{path} does not hold a key")
         return key
+
+
+def _write(folder: Path, name: str, pair: KeyPair) -> None:
+    write_private(folder / f"{name}.public", pair.public)
+    write_private(folder / f"{name}.secret", pair.secret)

@@ -58,6 +58,10 @@ class Saving:
         """The latest version whose held-out score is here."""
         self._score_news = asyncio.Event()
 
+    def follow(self, config: Config) -> None:
+        """Other intervals, from the next step on; what is kept stays as it is."""
+        self._settings = config.checkpoint
+
     async def restore(self) -> None:
         """Take up the folder that an earlier start of the learner left."""
         versions = await self._checkpoints.restore(self._is_periodic, self._awaits_score)

@@ -37,7 +37,7 @@ class Sockets:
             "rollouts": 2 * config.generator.max_num_seqs,
         }
         self._limits = link_limits(config)
-        self._replicas = config.generator.replicas
+        self._replicas = config.generator.replicas + config.launch.join
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._keys = RunKeys(Path(keys)) if keys else None
         self._gate: Gate | None = None
@@ -118,7 +118,7 @@ class ControlHub:
             receive=Codec(spec.forward, max_bytes=to_binder),
             hwm=CONTROL_HWM,
             keys=None if keys is None else keys.serve("control"),
-            peers=dealers("control", config.generator.replicas),
+            peers=dealers("control", config.generator.replicas + config.launch.join),
         )
 
     def gauges(self) -> dict[str, float]:

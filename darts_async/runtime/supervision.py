@@ -131,8 +131,12 @@ class SupervisorClient:
 
     async def _take_knobs(self) -> None:
         await self._knobs_set.wait()
+        newest = -1
         while True:
             order = await self._orders.get()
+            if order.number <= newest:
+                continue  # told before; since then it may have been followed by another
+            newest = order.number
             assert self._knobs is not None
             refused = await self._knobs(order)
             shown = ", ".join(f"{key} = {change.new!r}" for key, change in order.changes.items())

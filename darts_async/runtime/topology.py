@@ -71,6 +71,17 @@ CONTROL_HWM = 1024
 """Bound on small control messages that wait on a link; they come a few a second."""
 
 
+class FarWeightsPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a generator fetches weights that it does not see as files."""
+
+    endpoint: str
+    """Of the link on which it joined."""
+    folder: str
+    """Where they are put, on this host."""
+    max_bytes: int
+    """Nothing larger is taken for a version of this model."""
+
+
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a role's process needs to find its place: handed over as a JSON file in the run folder."""
 
@@ -83,6 +94,8 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of the run's CURVE keys; empty where the links need none."""
     resumed: bool = False
     """The run folder is that of a run that was cut off: roles take up what is there."""
+    weights: FarWeightsPlace | None = None
+    """Where a generator that joined from elsewhere gets the weights; None: from the files that are published."""
 
 
 def roles_that_connect(link: LinkName) -> tuple[Role, ...]:
@@ -93,7 +106,7 @@ def roles_that_connect(link: LinkName) -> tuple[Role, ...]:
 
 
 def dealers(link: LinkName, replicas: int) -> frozenset[str]:
-    """Return the names of a hub's dealers."""
+    """Return the names of a hub's dealers. `replicas`: with those that may join."""
     ranks = {"generator": replicas}
     return frozenset(f"{role}-{rank}" for role in roles_that_connect(link) for rank in range(ranks.get(role, 1)))
 

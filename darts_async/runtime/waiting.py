@@ -47,13 +47,11 @@ class Ages:
     def look(self, pending: Sequence[Pending], now_s: float) -> tuple[Wait, ...]:
         """Return what is waited for now, the oldest first. What is gone is forgotten."""
         since: dict[tuple[str, str], tuple[object, float]] = {}
+        waits = []
         for item in pending[:_MAX_WAITS]:
-            key = (item.whom, item.what)
-            before = self._since.get(key)
-            same = before is not None and before[0] == item.mark
-            since[key] = before if before is not None and same else (item.mark, now_s)
+            key = (item.whom, item.key or item.what)
+            mark, began_s = self._since.get(key, (item.mark, now_s))
+            since[key] = (item.mark, began_s if mark == item.mark else now_s)
+            waits.append(Wait(item.whom[:_MAX_CHARS], item.what[:_MAX_CHARS], now_s - since[key][1]))
         self._since = since
-        waits = [
-            Wait(whom[:_MAX_CHARS], what[:_MAX_CHARS], now_s - began) for (whom, what), (_, began) in since.items()
-        ]
         return tuple(sorted(waits, key=lambda wait: -wait.age_s))

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from darts_async.algorithms.latency_table import LatencyTable
 from darts_async.algorithms.ledger_records import CandidateEnded, GroupPlanned
@@ -30,6 +30,10 @@ from darts_async.twin.recorded import RecordedGroup, RecordedResponse
 __all__ = ["Calibration", "RunData", "calibrate", "read_run"]
 
 _MIN_SAMPLES: Final = 3
+_FACTORS: Final = tuple(1.0 + 0.025 * number for number in range(81))
+_MIN_SPREAD: Final = 0.1
+"""Of the shares of two runs: with less, a factor cannot be told from the rest."""
+_Points: TypeAlias = Sequence[tuple[float, float, int]]
 _WARM_UP: Final = 1
 """Steps that are left out: the first one pays for what is only done once."""
 
@@ -82,12 +86,9 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
     _check_alike(runs)
     notes: list[str] = []
     learner = _fit_learner(runs)
-    curve = _fit_curve(runs)
-    factor, share = _fit_engine_factor(runs, curve)
+    curve, factor = _fit_engine(runs)
     if len(runs) == 1:
-        notes.append("one run: how much engine and learner slow each other down is guessed from its own steps alone")
-    # The table was measured beside the learner for this share of the time.
-    slow = 1.0 + (factor - 1.0) * share
+        notes.append("one run: it cannot say how much the engine suffers beside the learner; add one of another mode")
     best = min(runs, key=_cancelled_share)
     if (cancelled := _cancelled_share(best)) > 0:
         notes.append(f"{cancelled:.0%} of the candidates were cancelled: their lengths are resampled from longer ones")
@@ -97,7 +98,7 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
         name=name,
         source=source,
         engine=EngineProfile(
-            token_s=tuple((running, seconds / slow) for running, seconds in curve),
+            token_s=tuple(curve),
             beside_learner=factor,
             request_s=_fit_request(runs, curve),
             abort_s=_median([_ms(run.summary["cancel_latency_ms"]["p50"]) for run in runs]),
@@ -151,11 +152,12 @@ def _groups(folder: Path) -> Iterator[RecordedGroup]:
 def _fit_learner(runs: Sequence[RunData]) -> LinearCost:
     calls, tokens, seconds, beside = [], [], [], []
     for run in runs:
-        for line, busy in _with_engine_share(run):
+        for line, decoding in _with_engine_share(run):
+            computing = _learner_share(line)
             calls.append(line["learner/calls"])
             tokens.append(line["learner/padded_tokens"])
             seconds.append(line["learner/forward_backward_s"])
-            beside.append(busy)
+            beside.append(_overlap(decoding, computing) / max(computing, 1e-9))
     return fit_cost(calls, tokens, seconds, beside)
 
 
@@ -172,28 +174,61 @@ def _fit_step(runs: Sequence[RunData]) -> float:
     return max(0.0, _median(rest))
 
 
-def _fit_curve(runs: Sequence[RunData]) -> list[tuple[float, float]]:
-    table = LatencyTable()
-    for run in runs:
-        table.merge((float(c), float(s), int(n)) for c, s, n in run.summary["engine"]["token_s"])
-    points = [point for point in table.points() if point[2] >= _MIN_SAMPLES] or table.points()
-    return rising(points)
+def _fit_engine(runs: Sequence[RunData]) -> tuple[list[tuple[float, float]], float]:
+    """Return the latency curve without the learner's company, and how much slower it is in it.
+
+    Every run has measured `curve * (1 + (factor - 1) * share)` with a share of its own: the factor is the one under
+    which the runs agree best about the curve. One run alone says nothing about it.
+    """
+    tables = [_table(run) for run in runs]
+    shares = [_engine_beside(run) for run in runs]
+    factors = _FACTORS if max(shares) - min(shares) >= _MIN_SPREAD else (1.0,)
+    factor = min(factors, key=lambda factor: _disagreement(tables, shares, factor))
+    joined = LatencyTable()
+    for table, share in zip(tables, shares, strict=True):
+        slow = 1.0 + (factor - 1.0) * share
+        joined.merge((running, seconds / slow, samples) for running, seconds, samples in table)
+    points = [point for point in joined.points() if point[2] >= _MIN_SAMPLES] or joined.points()
+    return rising(points), factor
 
 
-def _fit_engine_factor(runs: Sequence[RunData], curve: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return how much slower the engine is beside the learner, and the mean share of time in which it was."""
-    expected = LatencyCurve(curve, 4096)
-    seconds, shares = [], []
-    for run in runs:
-        for line in run.steps[_WARM_UP:]:
-            rate, running = line.get("generator/tokens_per_s", 0.0), round(line.get("generator/running", 0.0))
-            if rate > 0 and running > 0:
-                seconds.append(running / rate / expected.at(running))
-                shares.append(_learner_share(line))
-    if not seconds:
-        return 1.0, 0.0
-    cost = fit_cost([1.0] * len(seconds), [0.0] * len(seconds), seconds, shares)
-    return cost.factor, sum(shares) / len(shares)
+def _disagreement(tables: Sequence[_Points], shares: Sequence[float], factor: float) -> float:
+    """Weighted mean of squared differences of log-latencies between runs, at concurrencies that several have seen."""
+    curves = [
+        LatencyCurve([(running, seconds / (1.0 + (factor - 1.0) * share)) for running, seconds, _ in table], 4096)
+        for table, share in zip(tables, shares, strict=True)
+    ]
+    squares = weights = 0.0
+    for one, (curve, table) in enumerate(zip(curves, tables, strict=True)):
+        low, high = table[0][0], table[-1][0]
+        for other in range(len(tables)):
+            for running, _, samples in tables[other] if other != one else ():
+                if low <= running <= high:
+                    number = round(running)
+                    squares += samples * math.log(curves[other].at(number) / curve.at(number)) ** 2
+                    weights += samples
+    return squares / weights if weights else 0.0
+
+
+def _table(run: RunData) -> list[tuple[float, float, int]]:
+    return [
+        (float(running), float(seconds), int(samples)) for running, seconds, samples in run.summary["engine"]["token_s"]
+    ]
+
+
+def _engine_beside(run: RunData) -> float:
+    """Share of the time in which the engine decoded that the learner was at work in."""
+    overlap = decoded = 0.0
+    for line, decoding in _with_engine_share(run):
+        overlap += line["learner/step_s"] * _overlap(decoding, _learner_share(line))
+        decoded += line["learner/step_s"] * decoding
+    return overlap / max(decoded, 1e-9)
+
+
+def _overlap(decoding: float, computing: float) -> float:
+    """Share of a step in which both were at work, from the share of each: what cannot be otherwise. Exact where one of
+    them is never idle, and where they take turns."""
+    return max(0.0, decoding + computing - 1.0)
 
 
 def _fit_request(runs: Sequence[RunData], curve: Sequence[tuple[float, float]]) -> float:

@@ -22,9 +22,12 @@ from darts_async.config.paths import RunPaths
 from darts_async.engines.sim_engine import SimEngine
 from darts_async.engines.token_sums import TokenSums
 from darts_async.messages import (
+    AllocatorHello,
     Credits,
+    DispatchState,
     Finished,
     FromAllocator,
+    FromAllocatorToSelector,
     FromGenerator,
     GroupComplete,
     GroupOutcome,
@@ -84,7 +87,9 @@ class _Peers:
     """The other ends of the allocator's links: everything is accepted, groups end as the test says."""
 
     def __init__(self, config: Config) -> None:
-        plans: MemoryExchange[PlanReply, GroupPlan] = MemoryExchange(send=Codec(PlanReply), receive=Codec(GroupPlan))
+        plans: MemoryExchange[PlanReply, FromAllocatorToSelector] = MemoryExchange(
+            send=Codec(PlanReply), receive=Codec(FromAllocatorToSelector)
+        )
         policy: MemoryExchange[PolicyUpdate, PolicyReply] = MemoryExchange(
             send=Codec(PolicyUpdate), receive=Codec(PolicyReply)
         )
@@ -151,6 +156,9 @@ async def _allocator(config: Config) -> AsyncIterator[_Peers]:
     task = asyncio.create_task(run(peers.links, config))
     try:
         await peers.policy.recv()
+        _, hello = await peers.plans.recv()
+        assert isinstance(hello, AllocatorHello)
+        await peers.reply(DispatchState(number=hello.number, first_group=0, next_draw=0))
         await peers.generator.send(Credits(replica=0, granted_total=10_000))
         yield peers
         peers.supervisor.stopping.set()

@@ -12,11 +12,11 @@ import uvloop
 
 from actors.allocator import run
 from darts_async.config import load_config
-from darts_async.errors import ProtocolError
 from darts_async.messages import (
     AllocatorHello,
     CandidatePlaced,
     Credits,
+    DispatchState,
     EvalResult,
     FromAllocator,
     FromAllocatorToSelector,
@@ -90,6 +90,8 @@ class _Peers:
             send=Codec(FromAllocator), receive=Codec(FromGenerator)
         )
         self.supervisor = _Supervisor()
+        self.entered: list[EvalResult] = []
+        """Scores for the ledger."""
         self.plans: MemoryHub[PlanReply, FromAllocatorToSelector] = plans.hub
         self.policy: MemoryHub[PolicyUpdate, PolicyReply] = policy.hub
         self.exchange = rollouts
@@ -105,9 +107,19 @@ class _Peers:
     async def reply(self, message: PlanReply) -> None:
         await self.plans.send("allocator-0", message)
 
+    async def place(self, **state: Any) -> AllocatorHello:
+        """Answer the next hello."""
+        _, hello = await self.plans.recv()
+        assert isinstance(hello, AllocatorHello)
+        await self.reply(DispatchState(number=hello.number, **({"first_group": 0, "next_draw": 0} | state)))
+        return hello
+
     async def start_group(self) -> tuple[GroupPlan, list[RolloutRequest]]:
         """Accept the next plan and take its requests."""
         _, plan = await self.plans.recv()
+        if isinstance(plan, EvalResult):
+            self.entered.append(plan)
+            _, plan = await self.plans.recv()
         assert isinstance(plan, GroupPlan)
         await self.reply(PlanAccepted(group_id=plan.group_id))
         return plan, [await self.generator.recv() for _ in plan.candidate_ids]
@@ -135,6 +147,7 @@ async def _allocator(*overrides: tuple[str, str]) -> AsyncIterator[_Peers]:
     try:
         peer, hello = await peers.policy.recv()
         assert (peer, type(hello)) == ("allocator-0", AllocatorHello)
+        await peers.place()
         yield peers
         peers.supervisor.stopping.set()
         await task
@@ -175,6 +188,8 @@ def test_a_whole_run(play):
             after = await peers.supervisor.reports.get()
             assert isinstance(after, EvalResult)
             assert (after.label, after.policy_version, after.reward) == ("after", 2, 1.0)
+            _, entered = await peers.plans.recv()
+            assert [score.label for score in (*peers.entered, entered)] == ["before", "after"]
             assert isinstance(await peers.supervisor.reports.get(), RunComplete)
         assert peers.supervisor.summary["groups_dispatched"] == 4
 
@@ -262,13 +277,30 @@ def test_skipped_prompts_are_reported(play):
     play(scene())
 
 
-def test_an_acceptance_of_nothing_is_a_protocol_error(play):
+def test_what_is_said_before_the_answer_to_the_hello_counts_for_nothing(play):
     async def scene() -> None:
         peers = _Peers()
+        config = load_config(None, [("eval.prompts", "0"), ("queues.in_flight_groups", "1")])
         await peers.reply(PlanAccepted(group_id=99))
-        with pytest.raises(BaseExceptionGroup) as caught:
-            await run(peers.links, load_config(None))
-        assert caught.group_contains(ProtocolError)
+        await peers.reply(GroupOutcome(group_id=0, prompt_id="p", outcome="trained"))
+        await peers.reply(DispatchState(number=0, first_group=500, next_draw=500))  # to a hello that was never said
+        await peers.generator.send(Credits(replica=0, granted_total=100))
+        task = asyncio.create_task(run(peers.links, config))
+        try:
+            _, hello = await peers.plans.recv()
+            assert isinstance(hello, AllocatorHello)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(peers.plans.recv(), 0.1)
+            assert [wait.whom for wait in peers.links.supervisor.look().pending] == ["selector-0"]
+            await peers.reply(DispatchState(number=hello.number, first_group=7, next_draw=3))
+            plan, _ = await peers.start_group()
+            assert (plan.group_id, plan.draw) == (7, 3)
+            await peers.reply(PlanAccepted(group_id=99))  # a stranger's repeat
+            peers.supervisor.stopping.set()
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     play(scene())
 

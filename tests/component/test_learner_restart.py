@@ -347,3 +347,39 @@ async def test_a_new_selector_is_told_what_there_is_and_old_groups_are_void(conf
     done = await start.hear()
     assert isinstance(done, StepDone) and done.group_ids == (2, 11)
     await start.kill()
+
+
+async def test_weights_that_are_gone_with_the_memory_are_published_again(tmp_path: Path) -> None:
+    """Version 2 is evaluated; version 3 has the checkpoint that is gone on from."""
+    evals = {"every_steps": 2, "prompts": 2}
+    config = _config(tmp_path, "run", checkpoint={"recovery_steps": 0, "every_steps": 3}, eval=evals)
+    paths = RunPaths.of(config)
+    start = _Start(config, 0)
+    await _play(start, 0, 7, 0)
+    await start.kill()
+    published = {path.name: path.read_bytes() for path in paths.weights.glob("*.safetensors")}
+    shutil.rmtree(paths.weights)
+    again = _Start(config, 0, resumed=True)
+    state = await _state(again)
+    assert (state.version, state.received) == (3, (6,))
+    assert again.trained == []
+    found = {path.name: path.read_bytes() for path in paths.weights.glob("*.safetensors")}
+    assert found == {name: published[name] for name in ("v000002.safetensors", "v000003.safetensors")}
+    await again.kill()
+    shutil.rmtree(paths.weights)
+
+
+@pytest.mark.parametrize(("steps", "last"), [(STEPS, True), (STEPS + 1, False)])
+async def test_a_run_that_was_complete_goes_on_under_another_limit(config: Config, steps: int, last: bool) -> None:
+    start = _Start(config, 0)
+    await _play(start, 0, STEPS * PER_STEP, 0)
+    await start.finish()
+    longer = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
+    again = _Start(longer, 0, resumed=True)
+    state = await _state(again)
+    assert (state.version, state.last) == (STEPS, last)
+    await again.groups.send(StateTaken(epoch=state.epoch))
+    if not last:
+        (done,) = await _play(again, STEPS * PER_STEP, (STEPS + 1) * PER_STEP, state.epoch)
+        assert (done.version, done.last) == (STEPS + 1, True)
+    await again.finish()

@@ -28,9 +28,9 @@ from darts_async.messages import (
     LEDGER_STATES,
     MAX_CANDIDATES,
     AllocatorHello,
-    CancelRollouts,
     CandidatePlaced,
     DispatchState,
+    DropBelow,
     EvalResult,
     FromAllocatorToSelector,
     FromLearner,
@@ -52,6 +52,7 @@ from darts_async.messages import (
     StepDone,
     StepMetrics,
     StreamEnd,
+    ToGenerator,
     ToSelector,
     TrainGroup,
     Trajectory,
@@ -124,7 +125,7 @@ class Stage:
     plans: MemoryDealer[FromAllocatorToSelector, PlanReply]
     streams: list[Any]
     """Per replica, the sender of what the selector takes in."""
-    cancels: list[MemoryDealer[GeneratorHello, CancelRollouts]]
+    cancels: list[MemoryDealer[GeneratorHello, ToGenerator]]
     groups: Any
     steps: Any
     selector: asyncio.Task[None]
@@ -204,8 +205,8 @@ async def stage(config: Config, hwm: int = 64) -> AsyncIterator[Stage]:
     plans: MemoryExchange[PlanReply, FromAllocatorToSelector] = MemoryExchange(
         hwm=hwm, send=Codec(PlanReply), receive=Codec(FromAllocatorToSelector)
     )
-    cancels: MemoryExchange[CancelRollouts, GeneratorHello] = MemoryExchange(
-        hwm=hwm, send=Codec(CancelRollouts), receive=Codec(GeneratorHello)
+    cancels: MemoryExchange[ToGenerator, GeneratorHello] = MemoryExchange(
+        hwm=hwm, send=Codec(ToGenerator), receive=Codec(GeneratorHello)
     )
     trajectories: MemoryStream[ToSelector] = MemoryStream(hwm=hwm, codec=Codec(ToSelector))
     groups: MemoryStream[TrainGroup | StreamEnd] = MemoryStream(hwm=hwm, codec=Codec(TrainGroup | StreamEnd))
@@ -643,7 +644,9 @@ def test_an_allocator_is_told_where_dispatch_goes_on(play: Play) -> None:
         )
         await set_up.plans.send(AllocatorHello(number=4))  # it knows of nothing any more: group 0 starts again
         state = await set_up.reply(DispatchState)
-        assert (state.number, state.first_group, state.next_draw) == (4, 1, 1)
+        told = await set_up.cancels[1].recv()
+        assert isinstance(told, DropBelow) and told.group_id == state.first_group
+        assert (state.number, state.next_draw) == (4, 1) and state.first_group > 0
         assert state.redo == (LostDraw(draw=0, num_candidates=4, rule="survivor"),)
         assert state.evaluated == ((0, 0.5, 9.0),)
         for index in range(4):  # late, and known to be: no unexpected message

@@ -23,15 +23,19 @@ _TAG = "DARTS_ASYNC_TEST_TAG"
 class UpProcess:
     """`darts-async up` with its output in a file, and every process that descends from it, found by its environment."""
 
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
+    def __init__(self, folder: Path, arguments: list[str], *, resume: bool = False) -> None:
         self.tag = uuid.uuid4().hex
         self.run_folder = folder / "runs" / "test"
         self._groups: set[int] = set()
-        self._output = folder / "output.txt"
-        command = [sys.executable, "-m", "darts_async.cli", "up", "--run.dir", str(folder / "runs")]
+        self._output = folder / f"output-{self.tag[:8]}.txt"
+        command = [sys.executable, "-m", "darts_async.cli", "up"]
+        if resume:
+            command += ["--resume", str(self.run_folder)]
+        else:
+            command += ["--run.dir", str(folder / "runs"), "--run.name", "test"]
         with self._output.open("wb") as sink:
             self.process = subprocess.Popen(
-                [*command, "--run.name", "test", *arguments],
+                [*command, *arguments],
                 stdout=sink,
                 stderr=sink,
                 stdin=subprocess.DEVNULL,
@@ -125,6 +129,11 @@ class Starter:
     def __call__(self, *arguments: str) -> UpProcess:
         """Start `darts-async up` with these arguments."""
         self.runs.append(UpProcess(self._folder, list(arguments)))
+        return self.runs[-1]
+
+    def resume(self, *arguments: str) -> UpProcess:
+        """Go on with the run of this folder."""
+        self.runs.append(UpProcess(self._folder, list(arguments), resume=True))
         return self.runs[-1]
 
     def sim(self, *arguments: str) -> UpProcess:

@@ -51,6 +51,7 @@ pytestmark = [
 ]
 
 PROMPT_CAP, RESPONSE_CAP = 64, 256
+TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
 EOS = json.loads((QUICKSTART_POLICY / "generation_config.json").read_text())["eos_token_id"]
 VOCAB = json.loads((QUICKSTART_POLICY / "config.json").read_text())["vocab_size"]
 
@@ -523,6 +524,19 @@ async def test_aborts_and_cancels_at_any_moment_leave_nothing_behind(served: Ser
     assert nothing_left(served.engine)
     # The engine process has forgotten them too: it serves the next request at once, with nothing else running.
     assert (await collect(served.engine, make_request(3, cap=4))).last.finish_reason in {"length", "stop"}
+
+
+async def test_the_soak_of_cancels_in_small(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of what `make soak` does for longer; too few cancels to judge memory by."""
+    monkeypatch.syspath_prepend(TOOLS)
+    from soaks.cancels import KINDS, MOMENTS, soak_cancels
+
+    prompts = [np.arange(5, 5 + size, dtype=np.int32) for size in range(4, 12)]
+    soak = await soak_cancels(served.engine, prompts, cancels=1000, in_flight=64, first_candidate=5_000_000)
+    assert soak.cancels >= 1000 and soak.refused > 0
+    assert set(soak.by_kind) == {f"{kind} {moment}" for kind in KINDS for moment in MOMENTS}
+    assert soak.left and not any(soak.left.values())
+    assert all(size > 50 << 20 for _, sizes in soak.memory.samples for size in sizes.values())
 
 
 async def test_a_request_that_does_not_fit_fails_alone(served: Served) -> None:

@@ -28,8 +28,8 @@ class Decoded:
     count: int = 0
     refused: int = 0
     wall_s: float = 0.0
-    rss_before_mib: float = 0.0
-    rss_after_mib: float = 0.0
+    rss_mib: list[float] = field(default_factory=list)
+    """After the warm-up, and after each quarter."""
     slowest_ms: float = 0.0
     crashes: list[str] = field(default_factory=list)
 
@@ -55,22 +55,22 @@ class Spoiler:
 
 def fuzz_decoders(count: int, seed: int) -> Decoded:
     """Decode this many spoiled messages, spread over all links."""
-    rng = random.Random(seed)
+    rng, began = random.Random(seed), time.perf_counter()
     pairs = [(name, codec, Spoiler(codec, rng)) for name, codec in codecs().items()]
     result = Decoded()
-    for warm in (True, False):
-        began = time.perf_counter()
-        if not warm:
-            result.rss_before_mib = rss_mib()
-        for number in range(min(count, 5000) if warm else count):
-            name, codec, spoiler = pairs[number % len(pairs)]
-            _decode_one(name, codec, spoiler.spoil(), result, number)
-            if len(result.crashes) >= _MAX_CRASHES:
-                break
-        result.wall_s = time.perf_counter() - began
-        if warm:
+    num_warm = max(count // 10, 1)
+    for number in range(-num_warm, count):
+        if number == 0:
             result.count = result.refused = 0
-    result.rss_after_mib = rss_mib()
+            began = time.perf_counter()
+        if number >= 0 and number % max(count // 4, 1) == 0:
+            result.rss_mib.append(rss_mib())
+        name, codec, spoiler = pairs[number % len(pairs)]
+        _decode_one(name, codec, spoiler.spoil(), result, number)
+        if len(result.crashes) >= _MAX_CRASHES:
+            break
+    result.wall_s = time.perf_counter() - began
+    result.rss_mib.append(rss_mib())
     return result
 
 

@@ -41,7 +41,7 @@ async def _fuzz(count: int, seed: int, *, curve: bool) -> tuple[list[str], list[
             links |= {name: link for name, link in sockets.data_links().items() if LINKS[name].binder == role}
         readers = [asyncio.create_task(_read(link)) for link in links.values()]
         before = rss_mib()
-        barrage = Barrage(where, keys, config, random.Random(seed))
+        barrage = Barrage(where, keys, config, random.Random(seed), as_members=True)
         sent = await asyncio.to_thread(barrage.fire, count)
         wrong = []
         try:

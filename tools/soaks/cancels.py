@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ import psutil
 from darts_async.errors import RolloutError
 from darts_async.messages import RolloutRequest
 from soaks.memory import MemoryTrace
+from soaks.result import Result, Row
 
 if TYPE_CHECKING:
     from darts_async.engines.vllm_engine import VllmEngine
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 KINDS = ("abort", "cancel", "both", "cancel twice", "close")
 MOMENTS = ("while adding", "after tokens")
 REFUSED_SHARE = 0.01
+MOST_GROWTH = 0.05
+"""Of resident memory, once it is warm."""
 SAMPLES = 200
 _SETTLE_S = 10.0
 _TOO_MANY_TOKENS = 1 << 20
@@ -215,3 +219,59 @@ class _Churn:
         finally:
             reached.set()
         return "closed"
+
+
+def run(*, quick: bool, folder: Path, said: Callable[[str], None]) -> Result:
+    """100,000 cancels of real vLLM on the quickstart's policy; quick: a thousand, too few to judge memory by."""
+    del folder  # nothing of it is kept but the figures
+    from darts_async.config import load_config  # noqa: PLC0415 - seconds of imports
+    from darts_async.engines.vllm_engine import VllmEngine  # noqa: PLC0415
+    from darts_async.tasks.prompt_set import load_prompts  # noqa: PLC0415
+
+    # The pages of a large KV pool are touched little by little, which would look like a leak: a small one.
+    config = load_config(None, [("generator.engine_args.num_gpu_blocks_override", "256")])
+    cancels = 1_000 if quick else 100_000
+    told = 0
+
+    def progressed(done: int) -> None:
+        nonlocal told
+        if done >= told + cancels // 10:
+            told = done
+            said(f"{done:,} of {cancels:,} cancels")
+
+    async def work() -> CancelSoak:
+        engine = VllmEngine(config, 0)
+        said("the engine starts")
+        await engine.start()
+        try:
+            prompts = [prompt.tokens for prompt in load_prompts(config).train]
+            return await soak_cancels(engine, prompts, cancels=cancels, in_flight=96, progressed=progressed)
+        finally:
+            await engine.close()
+
+    return _result(asyncio.run(work()), quick=quick)
+
+
+def _result(soak: CancelSoak, *, quick: bool) -> Result:
+    problems = [f"{count} left in {place}" for place, count in soak.left.items() if count]
+    growth = {name: soak.memory.growth(name) for name in soak.memory.pids}
+    if not quick:
+        problems += [f"memory of the {name} grew by {by:.1%}" for name, by in growth.items() if not by < MOST_GROWTH]
+    left = sum(soak.left.values())
+    row = Row(
+        fault="requests cancelled in real vLLM, at every moment of their life",
+        times=soak.cancels,
+        outcome=f"{left} requests or blocks left over in adapter, front end, scheduler and KV cache; "
+        f"{soak.refused:,} refused ones besides; {soak.rate:,.0f} a second",
+        memory=", ".join(f"{name} {by:+.1%}" for name, by in growth.items()) + " after warm-up",
+    )
+    figures = {
+        "cancels": soak.cancels,
+        "completed": soak.completed,
+        "refused": soak.refused,
+        "by_kind": dict(soak.by_kind),
+        "left": soak.left,
+        "growth": growth,
+        "last_mib": {name: soak.memory.last_mib(name) for name in soak.memory.pids},
+    }
+    return Result("cancels", [row], soak.seconds, problems, quick, figures)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from darts_async.config import Config
-from darts_async.config.rules import resolve, warnings
+from darts_async.config.rules import encrypts, resolve, warnings
 
 
 def warned(**sections: dict[str, Any]) -> list[str]:
@@ -49,3 +49,23 @@ def test_no_correction_over_several_versions(eta: int, expected: list[str]) -> N
 def test_streaming_tokens_to_nobody(learner: dict[str, Any], expected: int) -> None:
     found = warned(queues={"chunk_tokens": 64}, learner=learner)
     assert found.count("queues.chunk_tokens") == expected
+
+
+@pytest.mark.parametrize(
+    ("bind", "curve", "expected"),
+    [
+        ("ipc", "off", []),
+        ("tcp://127.0.0.1:5600", "off", []),
+        ("tcp://localhost:5600", "off", []),
+        ("tcp://0.0.0.0:5600", "auto", []),
+        ("tcp://0.0.0.0:5600", "on", []),
+        ("tcp://0.0.0.0:5600", "off", ["launch.curve"]),
+        ("tcp://10.0.0.7:5600", "off", ["launch.curve"]),
+        ("tcp://trainer.lan:5600", "off", ["launch.curve"]),
+    ],
+)
+def test_open_links_that_others_reach_are_told(bind: str, curve: str, expected: list[str]) -> None:
+    assert warned(launch={"bind": bind, "curve": curve}) == expected
+    # Nobody gets them who has not asked for them by name.
+    resolved = resolve(Config.model_validate({"launch": {"bind": bind}}))
+    assert encrypts(resolved) == (bind != "ipc")

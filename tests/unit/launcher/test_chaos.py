@@ -131,7 +131,7 @@ async def test_whoever_is_stopped_goes_on_when_the_agent_is_cancelled(played: Pl
 
 
 def result_of(*outcomes: Outcome, status: str = "done", steps: int = 5, left: tuple[int, ...] = ()) -> ChaosResult:
-    summary = {"status": status, "steps": steps, "ended_by": "steps", "reason": ""}
+    summary = {"status": status, "steps": steps, "ended_by": "steps", "reason": "", "wall_s": 60.0}
     return ChaosResult(summary, list(outcomes), 5, list(left))
 
 
@@ -139,12 +139,29 @@ def test_a_run_came_through_only_without_a_problem() -> None:
     kill = Fault("kill", "learner-0", 1.0)
     fine = [Outcome(kill, 1.0, 2.0, 3.0), Outcome(kill, 9.0, 4.0, 6.0)]
     assert result_of(*fine).problems == []
-    assert result_of(*fine).as_json()["recovery_s"] == {"median": 4.5, "worst": 6.0}
+    assert result_of(*fine).as_json()["recovery_s"] == {"faults": 2, "recovered": 2, "median": 4.5, "worst": 6.0}
     assert "the run failed" in result_of(*fine, status="failed").problems[0]
     assert "4 of 5 steps" in result_of(*fine, steps=4).problems[0]
     assert "1 of 3 faults were not carried out" in result_of(*fine, Outcome(kill)).problems[0]
     assert "1 of 3 faults were not seen to be recovered from" in result_of(*fine, Outcome(kill, 2.0)).problems[0]
     assert "[77]" in result_of(*fine, left=(77,)).problems[0]
+
+
+def test_recoveries_are_told_apart_by_role_and_kind() -> None:
+    def outcome(kind: str, target: str, trained_s: float | None) -> Outcome:
+        return Outcome(Fault(kind, target, 1.0), 1.0, None, trained_s)  # type: ignore[arg-type]
+
+    found = result_of(
+        outcome("kill", "generator-0", 5.0),
+        outcome("stop", "generator-0", 0.5),
+        outcome("kill", "generator-1", 2.0),
+        outcome("kill", "generator-0", None),
+    ).as_json(["a hole"])
+    assert found["recovery_by_role_s"] == {
+        "kill of generator": {"faults": 3, "recovered": 2, "median": 3.5, "worst": 5.0},
+        "stop of generator": {"faults": 1, "recovered": 1, "median": 0.5, "worst": 0.5},
+    }
+    assert found["violations"] == ["a hole"]
 
 
 def test_the_table_has_a_row_a_fault() -> None:

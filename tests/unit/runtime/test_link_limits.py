@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from darts_async import messages as m
+from darts_async.algorithms.selection import RULES
 from darts_async.config import Config, load_config
 from darts_async.errors import ProtocolError
 from darts_async.runtime.link_limits import link_limits
@@ -61,8 +62,14 @@ def _largest(config: Config) -> dict[str, list[Any]]:
                 keep_longest=0,
                 candidate_ids=candidates,
                 dispatch_version=BIG,
+                draw=BIG,
+                replica=BIG,
+                incarnation=BIG,
+                max_staleness=64,
+                unfinished="resume",
                 prompt_tokens=prompt,
-            )
+            ),
+            m.EvalResult(label="before", policy_version=BIG, reward=0.1, response_length=0.1, num_rollouts=BIG),
         ],
         "rollouts": [
             m.LatencySamples(replica=0, concurrency=np.zeros(4096, np.int32), per_token_s=np.zeros(4096, np.float32))
@@ -94,22 +101,43 @@ def _largest(config: Config) -> dict[str, list[Any]]:
                 baseline_rewards=np.zeros(m.MAX_CANDIDATES, np.float32),
                 baseline_lengths=np.zeros(m.MAX_CANDIDATES, np.int32),
                 capped=(True,) * size,
-                **({"epoch": BIG} if "epoch" in m.TrainGroup.__struct_fields__ else {}),
-            )
+                max_staleness=64,
+                epoch=BIG,
+            ),
+            m.StateTaken(epoch=BIG, over=_ids(65 * per_step)),
         ],
         "chunks": [
             m.TrajectoryChunk(candidate_id=BIG, start=0, prompt_tokens=prompt, response_tokens=response),
             m.ChunksDropped(candidate_ids=candidates),
         ],
-        "steps": [m.StepDone(version=BIG, group_ids=_ids(per_step))],
+        "steps": [
+            m.StepDone(version=BIG, group_ids=_ids(per_step)),
+            m.LearnerState(
+                epoch=BIG,
+                version=BIG,
+                steps=(m.TrainedStep(BIG, _ids(per_step)),) * min(config.run.steps, 128),
+                received=_ids(per_step),
+            ),
+        ],
         "policy": [m.PolicyApplied(replica=BIG, version=BIG, update_ms=1.0)],
         "cancels": [m.GeneratorHello(replica=BIG)],
-        "control": [m.Warn(role="selector", rank=0, text=32 * TEXT)],
+        "control": [
+            m.Warn(role="selector", rank=0, text=32 * TEXT),
+            m.Fault(role="selector", rank=0, error=32 * TEXT),
+            m.Heartbeat(
+                role="selector",
+                rank=0,
+                state=TEXT,
+                gauges={f"{number:060d}": 0.1 for number in range(10_000)},
+                waits=(m.Wait(TEXT, TEXT, 1.0),) * 32,
+            ),
+        ],
     }
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5000), st.integers(2, 5000), st.integers(2, 64), st.integers(1, 64))
+@example(prompt=64, response=2048, size=256, per_step=8)
 def test_the_largest_messages_fit(prompt: int, response: int, size: int, per_step: int) -> None:
     config = _config(prompt, response, size, per_step)
     limits = link_limits(config)
@@ -139,8 +167,10 @@ def test_the_largest_answers_fit() -> None:
             m.DispatchState(
                 first_group=BIG,
                 next_draw=BIG,
-                redo=_ids(1 << 16),
-                open=(m.OpenGroup(BIG, BIG, TEXT),) * (2 * 32),
+                redo=(m.LostDraw(BIG, m.MAX_CANDIDATES, max(RULES, key=len)),) * (1 << 16),
+                # As many as live settings allow.
+                open=(m.OpenGroup(BIG, BIG, TEXT),) * (65 * 32 + 4096),
+                rounds=m.RoundsState(BIG, BIG, True, _ids(1 << 16), _ids(1 << 16)),
                 evaluated=((BIG, 0.1, 0.1),) * config.run.steps,
             ),
         ],
@@ -154,7 +184,13 @@ def test_the_largest_answers_fit() -> None:
             )
         ],
         "cancels": [m.CancelRollouts(candidate_ids=candidates, decided_at_s=1.0)],
-        "policy": [m.PolicyUpdate(version=BIG, weights=15 * TEXT)],
+        "policy": [m.PolicyUpdate(version=BIG, weights=32 * TEXT)],
+        "control": [
+            m.SetKnobs(
+                number=BIG, changes={f"{n:02d}{TEXT[2:]}": m.KnobChange(TEXT, TEXT) for n in range(32)}, at_s=0.1
+            ),
+            m.ShowStacks(reason=32 * TEXT),
+        ],
     }
     for link, messages in answers.items():
         for message in messages:

@@ -92,7 +92,7 @@ async def test_a_replica_that_starts_anew_is_told_of_what_is_left_and_keeps_it(t
         await peer.send(PolicyScored(version=3, reward=0.0, response_length=1.0))
         await stand.scores.get()  # by now the confirmation has been dealt with: 1 and 2 are removed
         assert sorted(int(path.stem[1:]) for path in tmp_path.iterdir()) == [3, 4]
-        stand.server.lost(0)
+        stand.server.lost(0, 0)
         (tmp_path / "v000005.safetensors").touch()
         await stand.server.publish(5)
         again = await stand.join("generator-0")

@@ -37,6 +37,7 @@ def test_the_codec_beats_lists() -> None:
 def test_every_way_over_the_link_gets_its_messages_through() -> None:
     lines = smoke("bench_links.py").splitlines()
     rates = [rate(line) for line in lines if "messages/s" in line]
-    assert len(rates) == 6 and min(rates) > 100
+    assert len(rates) == 10 and min(rates) > 20
+    assert sum(line.lstrip().startswith("CURVE") for line in lines) == 2
     delays = re.search(r"p50 (\d+) us, p99 (\d+) us", lines[-1])
     assert delays and 0 < int(delays[1]) <= int(delays[2])

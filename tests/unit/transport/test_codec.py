@@ -536,14 +536,19 @@ def test_well_formed_maps_with_wrong_values_are_refused(kind: type[m.Message], d
     only_messages_get_through([msgpack.packb({"type": kind.__name__, **fields}), b"12345678"])
 
 
-def test_refusing_a_large_message_builds_nothing_of_it() -> None:
-    # Four million objects of four million bytes: they took 2 s to build, for the name in the error message.
+@pytest.mark.parametrize("kind", ["Stop", "RolloutRequest"])
+@pytest.mark.parametrize("field", ["x", "prompt_tokens"])
+def test_refusing_a_large_message_builds_nothing_of_it(kind: str, field: str) -> None:
+    # Four million objects of four million bytes: they took 2 s to build, for the name in the error message, and would
+    # in the place of an array too.
     nested = msgspec.msgpack.encode([[1] * 2000] * 2000)
-    frames = [b"\x82" + msgspec.msgpack.encode("type") + msgspec.msgpack.encode("Stop") + b"\xa1x" + nested]
-    codec: Codec[Any] = Codec(m.FromSupervisor)
+    pack = msgspec.msgpack.encode
+    head = {"type": kind, "candidate_id": 1, "seed": 1, "max_response_tokens": 8, "min_policy_version": 0}
+    frames = [bytes([0x80 + len(head) + 1]) + b"".join(map(pack, sum(head.items(), ()))) + pack(field) + nested]
+    codec: Codec[Any] = codec_of(m.FromSupervisor, m.FromAllocator)
     began = time.thread_time()
     tracemalloc.start()
-    with pytest.raises(ProtocolError, match=r"^Stop refused"):
+    with pytest.raises(ProtocolError, match=f"^{kind} refused"):
         codec.decode(frames)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
