@@ -1,4 +1,4 @@
-"""Runs with several generators: all of them serve, and a lone survivor goes on while the other waits for its restart."""
+"""Runs with several generators: all serve, and a lone survivor goes on while the other waits for its restart."""
 
 import json
 import signal
