@@ -1,8 +1,9 @@
 """Which published weight versions still exist. No torch: the learner's event loop asks it.
 
 Invariants: the latest version always exists, and so does every version from the oldest that some replica may still be
-loading, unless it has been overtaken by so many that keeping them would fill the memory. A replica that has confirmed version v never asks for an older one; one that was started anew has confirmed
-nothing, and asks for none that is not there when it begins.
+loading, unless it was overtaken by so many that keeping them would fill the memory. A replica that has confirmed
+version v never asks for an older one; one that was started anew has confirmed nothing, and asks for none that is not
+there when it begins.
 """
 
 from __future__ import annotations
