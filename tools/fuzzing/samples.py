@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import inspect
 
 from darts_async import messages as m
+from darts_async.runtime.join_link import FromLauncher, ToLauncher
 from darts_async.runtime.outside_link import Answer, Request
 from darts_async.runtime.topology import LINKS
 from darts_async.transport.codec import Codec
@@ -28,7 +29,8 @@ def codecs() -> dict[str, Codec[Any]]:
     """Return a codec for every direction of every link, by a name to report."""
     found = {f"{name} to {spec.binder}": Codec[Any](spec.forward) for name, spec in LINKS.items()}
     found |= {f"{name} from {s.binder}": Codec[Any](s.backward) for name, s in LINKS.items() if s.backward is not None}
-    return found | {"requests from outside": Codec[Any](Request), "answers to outside": Codec[Any](Answer)}
+    found |= {"requests from outside": Codec[Any](Request), "answers to outside": Codec[Any](Answer)}
+    return found | {"requests to join": Codec[Any](ToLauncher), "answers to who joins": Codec[Any](FromLauncher)}
 
 
 def sample(kind: type, rng: random.Random) -> Any:
@@ -67,6 +69,8 @@ def _plain(info: Any, rng: random.Random) -> Any:
         case inspect.StrType():
             text = "".join(rng.choices("abc/.-0 \u00e9", k=rng.randint(1, min(info.max_length or 20, 20))))
             return f"ipc://{text}" if info.pattern else text
+        case inspect.BytesType():
+            return rng.randbytes(rng.randint(info.min_length or 0, 40))
         case inspect.LiteralType():
             return rng.choice(info.values)
         case inspect.DictType():
