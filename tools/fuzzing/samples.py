@@ -66,11 +66,8 @@ def _plain(info: Any, rng: random.Random) -> Any:
             return rng.random() < 0.5
         case inspect.NoneType():
             return None
-        case inspect.StrType():
-            text = "".join(rng.choices("abc/.-0 \u00e9", k=rng.randint(1, min(info.max_length or 20, 20))))
-            return f"ipc://{text}" if info.pattern else text
-        case inspect.BytesType():
-            return rng.randbytes(rng.randint(info.min_length or 0, 40))
+        case inspect.StrType() | inspect.BytesType():
+            return _text(info, rng)
         case inspect.LiteralType():
             return rng.choice(info.values)
         case inspect.DictType():
@@ -80,6 +77,13 @@ def _plain(info: Any, rng: random.Random) -> Any:
         case inspect.TupleType():
             return [_plain(item, rng) for item in info.item_types]
     raise LookupError(f"no random value for {info}")
+
+
+def _text(info: inspect.StrType | inspect.BytesType, rng: random.Random) -> str | bytes:
+    text = "".join(rng.choices("abc/.-0 \u00e9", k=rng.randint(1, min(info.max_length or 20, 20))))
+    if isinstance(info, inspect.BytesType):
+        return text.encode()
+    return f"ipc://{text}" if info.pattern else text
 
 
 def _ints(rng: random.Random, count: int, dtype: type[np.generic] = np.int32) -> np.ndarray:
