@@ -360,6 +360,7 @@ class Selector:
             if group is not None:
                 self._end_kept(group, "trained", version=message.version)
                 trained.append(group_id)
+        self._planner.reached(message.version)  # the books may have been closed without some of its groups
         values = self.books.step_done(message.version, tuple(trained))
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
         if message.last:

@@ -94,7 +94,8 @@ def test_what_was_lost_starts_again_and_what_was_never_planned_too() -> None:
         draws.feed(record)
     state = draws.state(number=8, first_group=92)
     assert state.redo == (LostDraw(4, 2, "shortest"),) and state.open == ()
-    assert (state.trained, state.version, draws.num_released, draws.first_group()) == (1, 1, 1, 92)
+    # The step has another group, whose end was written before it was known that the learner had trained it.
+    assert (state.trained, state.version, draws.num_released, draws.first_group()) == (2, 1, 2, 92)
 
 
 def test_a_draw_that_was_refused_for_its_age_does_not_start_again() -> None:
@@ -208,4 +209,4 @@ def test_rounds_stand_in_the_ledger_as_the_allocator_has_them(seed: int) -> None
             assert state.rounds == run.rounds.to_state()
         assert state.next_draw == run.next_draw
         num_long = max(num_long, run.rounds.num_long)
-    assert run.version < 12 or num_long > 0
+    assert run.version < 8 or num_long > 0
