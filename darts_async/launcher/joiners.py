@@ -122,6 +122,7 @@ class Joiners:
         self.state: Literal["starting", "running", "ending"] = "starting"
         self.roles: dict[str, JoinedRole] = {}
         """Those that take part now."""
+        (paths.weights / MARK).unlink(missing_ok=True)  # of a start of the run that was cut off
         write_private(paths.weights / MARK, self._mark.encode())
 
     def takes(self, role: JoinedRole, message: ToSupervisor) -> bool:
