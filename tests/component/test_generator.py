@@ -922,7 +922,7 @@ _TICK_S = 0.002
 
 
 class Machine(RuleBasedStateMachine):
-    """Any order of requests, cancels, parks, updates and time: what is asked of the generator, and what has to come of it."""
+    """Any order of requests, cancels, parks, updates and time: what is asked of it, and what has to come of it."""
 
     def __init__(self) -> None:
         super().__init__()
