@@ -177,7 +177,9 @@ class _Replica:
         self._probe = LatencyProbe()
         self._latencies = LatencyTable()
         self._first_output_s = Mean()
-        self._counts = dict.fromkeys(("trajectories", "cancelled", "failed", "parked", "tokens", "streams_dropped"), 0)
+        self._counts = dict.fromkeys(
+            ("trajectories", "cancelled", "failed", "parked", "tokens", "streams_dropped", "dropped_tokens"), 0
+        )
         self._update_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._cancel_ms: deque[float] = deque(maxlen=_SAMPLES)
 
@@ -267,7 +269,9 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
-        if not self._places.is_over(group_of(candidate_id)):
+        if self._places.is_over(group_of(candidate_id)):
+            self._counts["dropped_tokens"] += candidate.buffer.num_tokens
+        else:
             self._num_reports += 1
             async with self._sending:
                 await self._links.trajectories.send(message)

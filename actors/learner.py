@@ -478,7 +478,7 @@ class _Learner:
         """Whether it was received before: of an epoch each group is sent once, so this is somebody's echo. A group is
         trained at the latest one step after its plan, so that what is too long ago to be remembered is known by that.
         """
-        received = (self._record.group_ids, self._refused, *(step.group_ids for step in self._steps))
+        received = (self._record.group_ids, *(step.group_ids for step in self._steps))
         too_old = group.step <= self.policy.version - _KEPT_STEPS
         return too_old or any(group.group_id in group_ids for group_ids in received)
 
@@ -493,6 +493,10 @@ class _Learner:
             self._repeats.refuse(b"selector-0", f"group {group.group_id} came before")
             return False
         version, record = self.policy.version, self._record
+        if group.group_id in self._refused:  # the answer may have been lost with the selector that it was for
+            stale = staleness(version, group.oldest_version)
+            await self._links.steps.send(GroupSwept(group_id=group.group_id, staleness=stale))
+            return False
         size = self._config.group.groups_per_step
         latest_plan = (record.num_groups + record.num_swept) // size
         if not version <= group.step <= latest_plan:

@@ -317,15 +317,16 @@ class _SelectorActor:
 
     async def _await_learner(self) -> None:
         """Say so when a learner that has to be heard before anything goes on takes its time."""
+        if not self._selector.waits_for_learner:
+            return
         limit_s = self._config.launch.silence_s
-        while self._selector.waits_for_learner:
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._learner_said.wait()
-            except TimeoutError:
-                text = f"nothing is dispatched: the learner has not said for {limit_s:g} s what it has trained"
-                _log.warning("%s", text)
-                await self._links.supervisor.send(Warn(role="selector", rank=self._links.rank, text=text))
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._learner_said.wait()
+        except TimeoutError:
+            text = f"nothing is dispatched: the learner has not said for {limit_s:g} s what it has trained"
+            _log.warning("%s", text)
+            await self._links.supervisor.send(Warn(role="selector", rank=self._links.rank, text=text))
 
     async def _score(self) -> None:
         while True:

@@ -336,7 +336,7 @@ def join(role: str, keys: str, model: str, devices: str, folder: str, weights: s
         over_link=weights == "link",
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(take_part(request, lambda text: click.echo(text))))
+        sys.exit(runner.run(take_part(request, click.echo)))
 
 
 @cli.command("set")

@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["partial_of", "replace_file", "replace_folder"]
+__all__ = ["partial_of", "replace_file", "replace_folder", "write_anew"]
 
 
 def partial_of(path: Path) -> Path:
@@ -22,13 +22,21 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file, or replace it. Raises `OSError`; then the old one is as it was."""
     partial = partial_of(path)
     try:
-        partial.write_bytes(content)
+        write_anew(partial, content)
         _sync(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def write_anew(path: Path, content: bytes) -> None:
+    """Write a file in the place of whatever has its name; of a symbolic link the link alone is replaced. `OSError`."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        file.write(content)
 
 
 def replace_folder(partial: Path, folder: Path) -> None:

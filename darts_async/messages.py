@@ -580,7 +580,7 @@ class AllocatorHello(Message, frozen=True, kw_only=True):
     """The allocator introduces itself on the policy link, and on the plans link, where it asks for `DispatchState`."""
 
     number: NonNegative = 0
-    """Increases with each of its hellos."""
+    """Increases with each of its hellos, over all of its starts."""
 
 
 class AllocatorStarted(Message, frozen=True, kw_only=True):

@@ -30,7 +30,6 @@ from darts_async.algorithms.ledger_records import (
     GroupReleased,
     KnobsSet,
     LedgerRecord,
-    NumbersReserved,
     RoleRestarted,
     RunClosed,
     RunOpened,
@@ -174,19 +173,10 @@ class LedgerAudit:
                 if self._opened:
                     self._wrong("the run is opened a second time")
                 self._opened, self.run = True, record.run
-            case RunReopened():
-                self.num_reopened += 1
-            case RoleRestarted():
-                self.num_restarts += 1
-            case EvaluationScored():
-                self.num_evaluations += 1
-            case NumbersReserved():
-                pass
-            case KnobsSet():
-                self.num_set += 1
-                self.settings.append(record)
             case RunClosed():
                 self._close(record)
+            case _:
+                self._count(record)
         self.num_records += 1
 
     def finish(self, *, live: bool) -> None:
@@ -196,6 +186,21 @@ class LedgerAudit:
         self._wrong(
             f"the books were not closed: {self._in_flight} candidates have no end, {self.open_groups} groups no outcome"
         )
+
+    def _count(self, record: LedgerRecord) -> None:
+        """What is noted, and has no place in the balance."""
+        match record:
+            case RunReopened():
+                self.num_reopened += 1
+            case RoleRestarted():
+                self.num_restarts += 1
+            case EvaluationScored():
+                self.num_evaluations += 1
+            case KnobsSet():
+                self.num_set += 1
+                self.settings.append(record)
+            case _:
+                pass
 
     # --- one record each --------------------------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ class KeptCandidate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GroupReleased(_Record, frozen=True, kw_only=True, tag="release"):
-    """A group is on its way to the learner; on the disk before it leaves, so that no draw is trained twice."""
+    """A group is on its way to the learner; in the file before it leaves, so that no draw is trained twice."""
 
     group_id: NonNegative
     step: NonNegative

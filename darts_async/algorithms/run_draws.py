@@ -77,6 +77,10 @@ class RunDraws:
                 self._ended(record)
             case StepTrained():
                 self._version = max(self._version, record.version)
+                # All of its groups count, also those whose end was written before it was known that they are trained:
+                # the books of a run that failed are closed without waiting for a learner that is at work.
+                self._num_trained = max(self._num_trained, record.version * self._per_step)
+                self._num_released = max(self._num_released, record.version * self._per_step)
                 self._rounds.published(record.version)
             case EvaluationScored():
                 self._evaluated.append((record.version, record.reward, record.response_length))

@@ -179,7 +179,7 @@ class Selector:
         self._numbers.restore(recovery.draws.first_group(), recovery.num_groups)
         if self._stream_tokens:
             for group in self._groups.values():  # who was streamed is not in the ledger
-                group.streamed.update(c.index for c in group.state.candidates if c.index not in group.state.kept)
+                group.streamed.update(candidate.index for candidate in group.state.candidates)
         self._write_off_all("selector_lost")
 
     def on_allocator_hello(self, peer: str, number: int) -> None:
@@ -360,6 +360,7 @@ class Selector:
             if group is not None:
                 self._end_kept(group, "trained", version=message.version)
                 trained.append(group_id)
+        self._planner.reached(message.version)  # the books may have been closed without some of its groups
         values = self.books.step_done(message.version, tuple(trained))
         self._effects.steps.append(StepMetrics(step=message.version - 1, values=values))
         if message.last:
@@ -435,11 +436,10 @@ class Selector:
 
     def _write_off(self, group: LiveGroup, reason: str) -> None:
         kept = group.state.kept if group.released and not group.ended else ()
-        if not group.released:
-            self._unstream(group, list(group.streamed))
-        for candidate in group.state.candidates:
-            if candidate.index not in kept:
-                self.books.write_off(group, candidate.index, reason)
+        lost = [candidate.index for candidate in group.state.candidates if candidate.index not in kept]
+        self._unstream(group, lost)
+        for index in lost:
+            self.books.write_off(group, index, reason)
         if group.ended or group.released:
             self._forget_if_settled(group)
             return
@@ -599,6 +599,7 @@ class Selector:
         """A group whose responses nobody has any more: it is as if the learner had refused it."""
         group = self._assigned(group_id, "lost")
         if group is not None:
+            self._unstream(group, group.state.kept)
             self._end_kept(group, "stale", reason="selector_lost")
             self._release(self._planner.swept(group_id))
 

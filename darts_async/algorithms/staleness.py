@@ -216,6 +216,10 @@ class StepPlanner:
         """Slots that an earlier start of the selector had handed out."""
         self._assigned = num_assigned
 
+    def reached(self, version: int) -> None:
+        """A step was made: its slots are taken, whatever became of the groups that were given for them."""
+        self._assigned = max(self._assigned, version * self._per_step)
+
     def forget(self, group_id: int) -> None:
         """A group that has no slot is gone with all the others that have none: nothing is let through by it."""
         self._forget(group_id)

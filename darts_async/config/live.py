@@ -7,7 +7,7 @@ A change is checked as if the run had been started with it (schema and rules), s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -16,12 +16,12 @@ from darts_async.config.rules import resolve
 from darts_async.config.schema import Config
 from darts_async.errors import ConfigError
 
-if TYPE_CHECKING:
-    from darts_async.messages import Role
-
 __all__ = ["LIVE", "UNSETTABLE", "change", "parse_assignments", "value_of", "why_not", "with_values"]
 
-LIVE: Final[dict[str, tuple[Role, ...]]] = {
+_Role: TypeAlias = Literal["allocator", "generator", "selector", "learner"]
+"""As in `messages`, which stand above configs."""
+
+LIVE: Final[dict[str, tuple[_Role, ...]]] = {
     "queues.in_flight_groups": ("allocator",),
     "queues.oversample_groups": ("allocator",),
     "queues.min_chunk": ("learner",),

@@ -1,15 +1,20 @@
 """Which published weight versions still exist. No torch: the learner's event loop asks it.
 
 Invariants: the latest version always exists, and so does every version from the oldest that some replica may still be
-loading. A replica that has confirmed version v never asks for an older one; one that was started anew has confirmed
-nothing, and asks for none that is not there when it begins.
+loading, unless it was overtaken by so many that keeping them would fill the memory. A replica that has confirmed
+version v never asks for an older one; one that was started anew has confirmed nothing, and asks for none that is not
+there when it begins.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
+MOST_KEPT: Final = 16
+"""Versions that replicas may still be loading: each takes as much shared memory as the model's weights."""
 _VERSION_FILE = re.compile(r"^v(\d{6,})\.safetensors$")
 
 
@@ -23,7 +28,7 @@ class WeightStore:
         """Replicas that begin: what they may be told of now is kept."""
         self._confirmed: dict[int, int] = {}
         self.gone_through = -1
-        """Versions up to this one were removed."""
+        """Versions up to this one were served by every replica, and removed."""
 
     def path_of(self, version: int) -> Path:
         """Where a version is (or will be) published."""
@@ -58,14 +63,21 @@ class WeightStore:
         for path in self.folder.glob(".*.partial") if self.folder.is_dir() else ():
             path.unlink(missing_ok=True)
 
-    def prune(self) -> list[int]:
-        """Remove the versions that nobody can need any more; return them, oldest first."""
+    def prune(self, evaluated: Collection[int] = ()) -> list[int]:
+        """Remove the versions that nobody can need any more; return them, oldest first.
+
+        A replica that lags (a slow link, a slow load) holds back at most `MOST_KEPT` versions and those that are
+        evaluated: it finds that what it wanted is gone, and goes on to a newer one.
+        """
         versions = self.versions()
-        if not versions or self._awaited:
+        if not versions:
             return []
-        oldest_needed = min([*self._confirmed.values(), versions[-1]])
-        removed = [version for version in versions if version < oldest_needed]
-        self.gone_through = max([self.gone_through, *removed])
+        oldest_needed = 0 if self._awaited else min([*self._confirmed.values(), versions[-1]])
+        served = [version for version in versions if version < oldest_needed]
+        self.gone_through = max([self.gone_through, *served])
+        left = versions[len(served) :]
+        overtaken = [version for version in left[:-MOST_KEPT] if version not in evaluated]
+        removed = served + overtaken
         for version in removed:
             self.path_of(version).unlink(missing_ok=True)
         return removed

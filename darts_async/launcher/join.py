@@ -95,6 +95,9 @@ async def join(request: JoinRequest, say: Callable[[str], None]) -> int:
     except LinkBroken as error:
         say(f"{error}. Is the address the run's launch.bind, is launch.join set, are these the keys of this start?")
         return 1
+    except ProtocolError as error:
+        say(str(error))
+        return 1
     finally:
         await client.close()
 

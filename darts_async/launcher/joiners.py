@@ -122,6 +122,7 @@ class Joiners:
         self.state: Literal["starting", "running", "ending"] = "starting"
         self.roles: dict[str, JoinedRole] = {}
         """Those that take part now."""
+        (paths.weights / MARK).unlink(missing_ok=True)  # of a start of the run that was cut off
         write_private(paths.weights / MARK, self._mark.encode())
 
     def takes(self, role: JoinedRole, message: ToSupervisor) -> bool:
@@ -234,11 +235,12 @@ class Joiners:
     def _part(self, version: int, offset: int) -> WeightsPart | WeightsGone:
         try:
             with self._store.path_of(version).open("rb") as file:
-                total = os.fstat(file.fileno()).st_size
+                status = os.fstat(file.fileno())
                 file.seek(offset)
                 data = file.read(PART_BYTES)
         except (OSError, OverflowError):
-            data, total = b"", 0
+            return WeightsGone(version=version)
         if not data:
             return WeightsGone(version=version)
-        return WeightsPart(version=version, offset=offset, total=total, data=data)
+        stamp = f"{status.st_ino}-{status.st_mtime_ns}"
+        return WeightsPart(version=version, offset=offset, total=status.st_size, stamp=stamp, data=data)

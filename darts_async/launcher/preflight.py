@@ -11,7 +11,7 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darts_async.config import Config, to_toml
 from darts_async.config.frozen import needs_reference
@@ -22,10 +22,12 @@ from darts_async.engines.sim_response import SimParams
 from darts_async.errors import ConfigError
 from darts_async.launcher import shared_weights
 from darts_async.launcher.gpus import check_gpus, visible_gpus
-from darts_async.launcher.run_lock import RunLock
-from darts_async.runtime.run_history import RunHistory
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 from darts_async.transport.curve import curve_is_available
+
+if TYPE_CHECKING:
+    from darts_async.launcher.run_lock import RunLock
+    from darts_async.runtime.run_history import RunHistory
 
 _MIN_FREE_BYTES = 64 << 20
 """Logs, ledger and metrics of a short run; checkpoints are counted on top."""

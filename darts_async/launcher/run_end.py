@@ -54,14 +54,19 @@ class RunEnd:
         if self.status is None:
             if self.at_s is None:
                 return "nobody is running this run, and it has left nothing: it has not begun"
-            return f"the run is over: it was killed; its last sign of life was {self._when(now_s)}"
+            return f"the run is over: it was killed; its last sign of life was {self._when(now_s)}{self._go_on}"
         how = f"the run is over: {self.status} after {self.steps} steps, {self._when(now_s)}"
-        return how + (f"\nwhy: {self.reason}" if self.reason else "") + f"\nits summary: {self.summary}"
+        why = f"\nwhy: {self.reason}" if self.reason else ""
+        return f"{how}{why}\nits summary: {self.summary}{self._go_on if self.status == 'interrupted' else ''}"
 
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         ended = None if self.at_s is None else dt.datetime.fromtimestamp(self.at_s, dt.UTC).isoformat("T", "seconds")
         return {"state": "over", "status": self.status, "steps": self.steps, "reason": self.reason, "at": ended}
+
+    @property
+    def _go_on(self) -> str:
+        return f"\ngo on with it: darts-async up --resume {self.summary.parent}"
 
     def _when(self, now_s: float | None) -> str:
         if self.at_s is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from darts_async.durable import write_anew
 from darts_async.errors import ProtocolError
 
 __all__ = ["load_allocator_state", "prune_allocator_states", "save_allocator_state", "saved_versions", "state_file"]
@@ -25,7 +26,7 @@ def save_allocator_state(folder: Path, version: int, state: dict[str, Any]) -> P
     path = state_file(folder, version)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.msgpack.encode(state))
+    write_anew(partial, msgspec.msgpack.encode(state))
     partial.replace(path)
     return path
 

@@ -37,19 +37,24 @@ class FarWeights:
         path = self._folder / f"v{update.version:06d}.safetensors"
         partial = self._folder / f".{path.name}.partial"
         await asyncio.to_thread(self._remove_old)
-        offset, total = 0, 1
+        offset, total, stamp = 0, 1, ""
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             while offset < total:
                 part = await self._client.fetch(update.version, offset, self._timeout_s)
                 if part is None:
                     raise ProtocolError(f"version {update.version} of the policy is not published (any more)")
-                if part.total > self._max_bytes or (offset and part.total != total):
+                if part.total > self._max_bytes:
                     raise ProtocolError(
                         f"version {update.version} of the policy would be {part.total} bytes, this model has at most "
                         f"{self._max_bytes}"
                     )
-                total = part.total
+                if offset and part.stamp != stamp:  # a learner that was started anew has published it again
+                    offset, total = 0, 1
+                    file.seek(0)
+                    file.truncate()
+                    continue
+                total, stamp = part.total, part.stamp
                 try:
                     await asyncio.to_thread(file.write, part.data)
                 except OSError as error:

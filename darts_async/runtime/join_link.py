@@ -118,6 +118,8 @@ class WeightsPart(Message, frozen=True, kw_only=True):
     offset: NonNegative
     total: NonNegative
     """Bytes of the whole file."""
+    stamp: ShortText
+    """Of this very file: parts with another one are of a file that has taken its place."""
     data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=PART_BYTES)]
 
     def __post_init__(self) -> None:

@@ -23,7 +23,9 @@ class LedgerLock:
 
     def __init__(self, folder: Path) -> None:
         """Take it. Raises `BlockingIOError` when another process has it, `OSError` when the folder allows none."""
-        self._descriptor: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor: int | None = os.open(
+            folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+        )
         try:
             _take(self._descriptor)
         except BaseException:

@@ -69,7 +69,7 @@ class PolicyServer:
                     if message.version > self.version:
                         raise ProtocolError(f"{peer} confirmed version {message.version}, the latest is {self.version}")
                     self._store.confirm(message.replica, message.version)
-                    await asyncio.to_thread(self._store.prune)
+                    await asyncio.to_thread(self._store.prune, [update.version for update in self._evaluated])
                 case PolicyScored():
                     if self._on_scored is not None:
                         await self._on_scored(message)

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from darts_async import clock
-from darts_async.durable import partial_of
+from darts_async.durable import partial_of, write_anew
 
 __all__ = ["BEAT_S", "RunStarts", "Start", "read_starts"]
 
@@ -83,5 +83,5 @@ class RunStarts:
         self._now.wall_s = round(clock.now_s() - self._began_s, 3)
         self._now.restarts, self._now.status = dict(restarts), status
         partial = partial_of(self._path)
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode([*self._earlier, self._now])) + b"\n")
+        write_anew(partial, msgspec.json.format(msgspec.json.encode([*self._earlier, self._now])) + b"\n")
         partial.replace(self._path)

@@ -14,6 +14,7 @@ from actors.allocator import run
 from darts_async.config import load_config
 from darts_async.messages import (
     AllocatorHello,
+    AllocatorStarted,
     CandidatePlaced,
     Credits,
     DispatchState,
@@ -24,8 +25,10 @@ from darts_async.messages import (
     GroupComplete,
     GroupOutcome,
     GroupPlan,
+    LostDraw,
     Message,
     ObservedLength,
+    OpenGroup,
     PlanAccepted,
     PlanReply,
     PolicyReply,
@@ -352,5 +355,49 @@ def test_a_plan_that_its_generator_does_not_survive_sends_no_request(play):
             only = await peers.generator.recv()
             assert isinstance(only, RolloutRequest)
             assert (only.candidate_id, only.incarnation) == (new, 1)
+
+    play(scene())
+
+
+def test_a_selector_that_is_lost_takes_the_plan_under_way_with_it_and_gives_its_credits_back(play):
+    async def scene() -> None:
+        async with _allocator(("eval.prompts", "0"), ("queues.in_flight_groups", "1")) as peers:
+            await peers.generator.send(Credits(replica=0, granted_total=12))
+            _, plan = await peers.plans.recv()
+            assert isinstance(plan, GroupPlan)
+            peers.supervisor.losses.put_nowait(RoleLost(role="selector", rank=0, incarnation=0))
+            redo = (LostDraw(draw=plan.draw, num_candidates=12, rule="survivor"),)
+            hello = await peers.place(first_group=4096, next_draw=plan.draw + 1, redo=redo)
+            assert hello.number == 2
+            again, requests = await peers.start_group()  # there are no credits but those of the first plan
+            assert (again.group_id, again.draw, again.rule) == (4096, plan.draw, "survivor")
+            assert {group_of(request.candidate_id) for request in requests} == {4096}
+
+    play(scene())
+
+
+def test_another_start_voids_credits_of_the_one_before_and_goes_on_where_it_is_told(play):
+    async def scene() -> None:
+        peers = _Peers()
+        peers.supervisor.incarnation = 1
+        task = asyncio.create_task(run(peers.links, load_config(None, [("eval.prompts", "0"), ("run.steps", "4")])))
+        try:
+            await peers.generator.send(Credits(replica=0, granted_total=500))
+            started = await peers.generator.recv()
+            assert isinstance(started, AllocatorStarted) and started.incarnation == 1
+            await peers.generator.send(Credits(replica=0, allocator=1, granted_total=12))
+            opened = (OpenGroup(group_id=3, draw=2, prompt_id="p"),)
+            await peers.place(first_group=9, next_draw=5, open=opened, trained=8, version=1)
+            with pytest.raises(TimeoutError):  # it is not known yet whether training is over
+                await asyncio.wait_for(peers.plans.recv(), 0.1)
+            await peers.policy.send("allocator-0", PolicyUpdate(version=1, weights="w"))
+            plan, requests = await peers.start_group()
+            assert (plan.group_id, plan.draw, plan.dispatch_version) == (9, 5, 1)
+            assert {request.allocator for request in requests} == {1}
+            peers.supervisor.stopping.set()
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     play(scene())

@@ -27,6 +27,7 @@ from darts_async.messages import (
     ChunkNews,
     ChunksDropped,
     Credits,
+    DropBelow,
     FromAllocator,
     FromGenerator,
     GeneratorHello,
@@ -236,7 +237,7 @@ async def generator(
     tokens = sum(
         end.response_tokens.size if isinstance(end, Trajectory) else end.num_tokens for end in scene.ended().values()
     )
-    assert scene.supervisor.summary["tokens"] == tokens
+    assert scene.supervisor.summary["tokens"] == tokens + scene.supervisor.summary["dropped_tokens"]
 
 
 def make_request(index: int, *, cap: int = 512, min_version: int = 0) -> RolloutRequest:
@@ -302,6 +303,33 @@ def test_trajectories_are_what_the_engine_sampled_and_credits_come_back(play: Pl
             assert granted == 2 * SLOTS
             await stage.request(*range(SLOTS, 2 * SLOTS), cap=8)
             await stage.ends(*range(SLOTS, 2 * SLOTS))
+
+    play(check)
+
+
+def test_groups_that_are_over_are_dropped_in_silence_and_another_allocator_gets_their_places(play: Play) -> None:
+    async def check() -> None:
+        long = {"mean_tokens": 400, "sigma": 0.1, "prompt_sigma": 0, "token_s": 0.02}
+        async with generator(long) as stage:
+            await stage.request(*range(SLOTS - 1))
+            await stage.request(SLOTS - 1, min_version=1)  # held: the engine has not seen it
+            await stage.until(lambda message: isinstance(message, Progress))
+            stage.supervisor.losses.put_nowait(RoleLost(role="allocator", rank=0, incarnation=0))
+            while (grant := await stage.grant()).allocator != 1:
+                pass
+            assert grant.granted_total == 0  # the places are taken still
+            await stage.cancels.send("g", DropBelow(group_id=1))
+            while (grant := await stage.grant()).granted_total < SLOTS:
+                pass
+            assert (grant.allocator, grant.granted_total) == (1, SLOTS)
+            await stage.request(SLOTS)  # of the allocator before
+            other = msgspec.structs.replace(make_request(0), candidate_id=candidate_id(1, 0), allocator=1)
+            await stage.rollouts.send("g", other)
+            late = msgspec.structs.replace(make_request(1), candidate_id=candidate_id(0, 99), allocator=1)
+            await stage.rollouts.send("g", late)
+            assert (await stage.grant()).granted_total == SLOTS + 1  # its credit is free again at once
+            await stage.stop()
+            assert set(stage.ended()) == {candidate_id(1, 0)}
 
     play(check)
 
@@ -894,7 +922,7 @@ _TICK_S = 0.002
 
 
 class Machine(RuleBasedStateMachine):
-    """Any order of requests, cancels, parks, updates and time: what is asked of the generator, and what has to come of it."""
+    """Any order of requests, cancels, parks, updates and time: what is asked of it, and what has to come of it."""
 
     def __init__(self) -> None:
         super().__init__()

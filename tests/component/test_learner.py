@@ -305,6 +305,28 @@ def test_sync_and_stream_make_the_same_weights(play: Play, config: Config) -> No
         np.testing.assert_allclose(tensor.numpy(), weights[1][name].numpy(), atol=2e-5)
 
 
+def test_groups_that_come_again_change_nothing(play: Play, config: Config) -> None:
+    async def scene() -> None:
+        async with _staged(_with(config, run={"steps": 3})) as stage:
+            for group_id in (0, 0, 1, 0):
+                await stage.groups.send(_group(group_id, 0))
+            assert (await stage.step_done()).group_ids == (0, 1)
+            for group_id in (1, 2, 0, 2, 3):
+                await stage.groups.send(_group(group_id, group_id // 2, version=0))
+            assert (await stage.step_done()).group_ids == (2, 3)
+            # Refused: said again, for a selector that has not heard of it, and counted once.
+            for _ in range(3):
+                await stage.groups.send(_group(4, 2, version=0))
+                swept = await stage.steps.recv()
+                assert isinstance(swept, GroupSwept) and (swept.group_id, swept.staleness) == (4, 2)
+            for group_id in (5, 0, 3, 6):
+                await stage.groups.send(_group(group_id, group_id // 2, version=1))
+            assert (await stage.step_done()).group_ids == (5, 6)
+            assert (await stage.finish())["swept_groups"] == 1
+
+    play(scene)
+
+
 def test_the_door_sweeps_what_is_too_stale(play: Play, config: Config) -> None:
     async def scene() -> None:
         learner = {"shadow": [{"loss": "gspo"}], "shadow_every": 2}

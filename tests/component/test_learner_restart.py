@@ -383,3 +383,19 @@ async def test_a_run_that_was_complete_goes_on_under_another_limit(config: Confi
         (done,) = await _play(again, STEPS * PER_STEP, (STEPS + 1) * PER_STEP, state.epoch)
         assert (done.version, done.last) == (STEPS + 1, True)
     await again.finish()
+
+
+async def test_after_an_orderly_end_at_an_evaluated_version_it_goes_on(tmp_path: Path) -> None:
+    config = _config(tmp_path, "run", eval={"every_steps": 2, "prompts": 2}, checkpoint={"recovery_steps": 20})
+    paths = RunPaths.of(config)
+    start = _Start(config, 0)
+    await _play(start, 0, 5, 0)
+    await start.finish("interrupted")
+    shutil.rmtree(paths.weights)
+    again = _Start(config, 0, resumed=True)
+    async with asyncio.timeout(30):
+        state = await _state(again)
+    assert (state.version, state.received) == (2, ())
+    assert [path.name for path in paths.weights.iterdir()] == ["v000002.safetensors"]
+    await again.kill()
+    shutil.rmtree(paths.weights)

@@ -230,7 +230,7 @@ def play(tmp_path: Path) -> Play:
         )
 
         async def whole() -> None:
-            async with asyncio.timeout(30.0), world(config) as set_up:
+            async with asyncio.timeout(60.0), world(config) as set_up:
                 await scene(set_up)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -388,6 +388,28 @@ def test_a_closed_run_goes_on_when_it_is_resumed(play: Play) -> None:
         assert isinstance(answer, StateTaken) and answer.over == (0,)  # its end is in the ledger
         summary = await w.stop()
         assert summary["rollouts/cancelled_shutdown"] == 5 and summary["rollouts/rejected"] == 1
+        w.records()
+
+    play(scene)
+
+
+def test_a_step_whose_groups_were_closed_without_it_counts_all_the_same(play: Play) -> None:
+    async def scene(w: World) -> None:
+        for group_id in range(2):
+            await w.plan(group_id, draw=group_id)
+            await w.finish(group_id)
+            await w.train_group()
+        await w.stop()  # while the learner is at work on the step, which nobody waits for after a fault
+        await w.begin(Start(0, resumed=True))
+        await w.plans.send(AllocatorHello(number=1))
+        await w.steps.send(LearnerState(epoch=1, version=1, steps=(TrainedStep(1, (0, 1)),)))
+        state = await w.reply(DispatchState)
+        assert (state.version, state.trained, len(state.redo)) == (1, 2, 2)
+        assert isinstance(await w.groups.recv(), StateTaken)
+        await w.plan(state.first_group, draw=0)
+        await w.finish(state.first_group)
+        assert (await w.train_group()).step == 1
+        await w.stop()
         w.records()
 
     play(scene)

@@ -160,6 +160,19 @@ def test_generators_join_one_is_killed_and_joins_again_another_leaves(up, join):
     assert served.keys() == {"generator-0", "generator-1"} and min(served.values()) > 0
 
 
+def test_who_has_joined_gives_up_when_the_launcher_is_gone(up, join):
+    address = f"tcp://127.0.0.1:{free_ports()}"
+    run = up.sim("--launch.bind", address, "--launch.join", "1", "--launch.silence_s", "5")
+    run.wait_for("open to generators")
+    guest = join("guest", address, run.run_folder / "keys" / "join")
+    run.wait_for("generator-1 is ready")
+    run.process.kill()
+    assert guest.wait(60) == 1, guest.output
+    assert "the run does not answer for launch.silence_s = 5 s" in guest.output
+    guest.assert_nothing_is_left()
+    run.assert_nothing_is_left()
+
+
 @pytest.fixture
 def other_host() -> Iterator[tuple[str, tuple[str, ...]]]:
     """A network of its own, joined to this one by a cable, with its own shared memory: the address of this end, and how

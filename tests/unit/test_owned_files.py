@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from darts_async.durable import partial_of, replace_file
 from darts_async.metrics import JsonlWriter
 from darts_async.owned_files import (
     links_outside,
@@ -103,3 +104,15 @@ def test_links_that_lead_out_are_found_at_any_depth(tmp_path: Path) -> None:
     # The folder itself may be reached by a link.
     (tmp_path / "alias").symlink_to(root)
     assert len(links_outside(tmp_path / "alias")) == 3
+
+
+def test_what_is_replaced_is_not_written_through_a_link(tmp_path: Path) -> None:
+    """`durable` writes beside the file first, under a name that can be guessed."""
+    (tmp_path / "victim").write_text("mine")
+    target = tmp_path / "best.json"
+    for planted in (target, partial_of(target)):
+        planted.symlink_to("victim")
+    replace_file(target, b"new")
+    assert target.read_text() == "new" and not target.is_symlink()
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "victim"]

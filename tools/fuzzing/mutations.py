@@ -11,6 +11,7 @@ import msgspec
 __all__ = ["mutate", "noise"]
 
 Frames = list[bytes]
+_SMALL: Final = 4096
 _HUGE: Final = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff")
 """Headers of an array, a map, a text and a byte string of four thousand million."""
 _EDGES: Final[tuple[Any, ...]] = (
@@ -119,7 +120,8 @@ def _revalue(frames: Frames, _others: Frames, rng: random.Random) -> Frames:
     elif way == 2 and isinstance(value.get(name), list) and value[name]:
         value[name][rng.randrange(len(value[name]))] = rng.choice(_EDGES)
     elif way == 3:
-        value[name] = [value.get(name)] * rng.choice((0, 2, 2000))
+        # Not 2,000 times 2,000: memory would show what the tool itself needs, and little else.
+        value[name] = [value.get(name)] * rng.choice((0, 2, 2000 if len(frames[0]) < _SMALL else 2))
     else:
         value[name] = rng.choice(_EDGES)
     return [msgspec.msgpack.encode(value), *frames[1:]]

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import inspect
 
 from darts_async import messages as m
+from darts_async.runtime.join_link import FromLauncher, ToLauncher
 from darts_async.runtime.outside_link import Answer, Request
 from darts_async.runtime.topology import LINKS
 from darts_async.transport.codec import Codec
@@ -28,7 +29,8 @@ def codecs() -> dict[str, Codec[Any]]:
     """Return a codec for every direction of every link, by a name to report."""
     found = {f"{name} to {spec.binder}": Codec[Any](spec.forward) for name, spec in LINKS.items()}
     found |= {f"{name} from {s.binder}": Codec[Any](s.backward) for name, s in LINKS.items() if s.backward is not None}
-    return found | {"requests from outside": Codec[Any](Request), "answers to outside": Codec[Any](Answer)}
+    found |= {"requests from outside": Codec[Any](Request), "answers to outside": Codec[Any](Answer)}
+    return found | {"requests to join": Codec[Any](ToLauncher), "answers to who joins": Codec[Any](FromLauncher)}
 
 
 def sample(kind: type, rng: random.Random) -> Any:
@@ -64,9 +66,8 @@ def _plain(info: Any, rng: random.Random) -> Any:
             return rng.random() < 0.5
         case inspect.NoneType():
             return None
-        case inspect.StrType():
-            text = "".join(rng.choices("abc/.-0 \u00e9", k=rng.randint(1, min(info.max_length or 20, 20))))
-            return f"ipc://{text}" if info.pattern else text
+        case inspect.StrType() | inspect.BytesType():
+            return _text(info, rng)
         case inspect.LiteralType():
             return rng.choice(info.values)
         case inspect.DictType():
@@ -76,6 +77,13 @@ def _plain(info: Any, rng: random.Random) -> Any:
         case inspect.TupleType():
             return [_plain(item, rng) for item in info.item_types]
     raise LookupError(f"no random value for {info}")
+
+
+def _text(info: inspect.StrType | inspect.BytesType, rng: random.Random) -> str | bytes:
+    text = "".join(rng.choices("abc/.-0 \u00e9", k=rng.randint(1, min(info.max_length or 20, 20))))
+    if isinstance(info, inspect.BytesType):
+        return text.encode()
+    return f"ipc://{text}" if info.pattern else text
 
 
 def _ints(rng: random.Random, count: int, dtype: type[np.generic] = np.int32) -> np.ndarray:

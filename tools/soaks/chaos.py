@@ -17,16 +17,18 @@ from soaks.outside import command, darts_async
 from soaks.result import Result, Row
 
 _REAL = {
-    "run.steps": "400",
-    "eval.prompts": "0",
+    "run.steps": "300",
     "checkpoint.every_steps": "1000",
     "checkpoint.recovery_steps": "4",
     "launch.max_restarts": "10",
     "launch.restart_backoff_s": "0.1",
+    # An engine starts within a minute on two idle cores; on a busy machine it took six.
+    "launch.ready_timeout_s": "900",
 }
 _SIM = {
     **_REAL,
     "run.steps": "60",
+    "eval.prompts": "0",
     "generator.engine": "sim",
     "generator.engine_args.token_s": "0.002",
     "learner.lr": "0",
@@ -41,7 +43,7 @@ def run(*, quick: bool, folder: Path, said: Callable[[str], None]) -> Result:
         words = ["--kill", "generator", "--stop", "selector", "--stop-s", "1", "--gap-s", "0.5"]
     else:
         words = ["--kill", ROLES, "--kills", "3", "--stop", ROLES, "--stop-s", "10", "--gap-s", "4"]
-        words += ["--recover-s", "240"]
+        words += ["--recover-s", "900"]
     for key, value in settings.items():
         words += [f"--{key}", value]
     shutil.rmtree(folder / "chaos", ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_async.engines.weight_store import WeightStore
+from darts_async.engines.weight_store import MOST_KEPT, WeightStore
 
 
 def _publish(store: WeightStore, *versions: int) -> None:
@@ -35,6 +35,20 @@ def test_nothing_goes_before_every_replica_has_confirmed(tmp_path: Path) -> None
     assert store.prune() == [] and store.versions() == [2, 3]
     store.confirm(1, 3)
     assert store.prune() == [2] and store.versions() == [3]
+
+
+def test_a_replica_that_lags_holds_back_so_many_and_what_is_evaluated(tmp_path: Path) -> None:
+    store = WeightStore(tmp_path, replicas=1)
+    store.awaited(4)  # it joined, and confirms nothing
+    _publish(store, *range(1, MOST_KEPT + 5))
+    store.confirm(0, MOST_KEPT + 4)
+    assert store.prune(evaluated=[2]) == [1, 3, 4]
+    assert store.versions() == [2, *range(5, MOST_KEPT + 5)] and store.gone_through == -1
+    store.confirm(4, 7)
+    assert store.prune() == [2, 5, 6] and store.gone_through == 6
+    store.lost(4)
+    store.confirm(4, 9)  # what a lost one still says counts for nothing
+    assert store.prune() == list(range(7, MOST_KEPT + 4)) and store.versions() == [MOST_KEPT + 4]
 
 
 def test_clear_removes_versions_and_halves_and_nothing_else(tmp_path: Path) -> None:

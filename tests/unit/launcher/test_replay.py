@@ -150,6 +150,8 @@ def test_a_script_reads_one_object(run: Path) -> None:
         },
         "groups": {"planned": 1, "open": 0, "trained": 1},
         "failures": {"reward_timeout": 1},
+        "settings": [],
+        "settings_changed": 0,
         "damage": None,
     }
     checked = json.loads(replay(run, "--json", "--check").stdout)

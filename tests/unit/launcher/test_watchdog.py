@@ -20,7 +20,7 @@ class Scene:
         self.log = tmp_path / "stalls.log"
         found = Explanation(("learner-0 is training step 3",), ("learner-0",), False, "it comes down to learner-0")
         self.dog = Watchdog(
-            0.2, self.log, explain=lambda: found, roles=lambda: [self.role], send=self._send, warn=self.said.append
+            0.6, self.log, explain=lambda: found, roles=lambda: [self.role], send=self._send, warn=self.said.append
         )
 
     async def _send(self, role, message):
@@ -40,21 +40,21 @@ async def test_a_stall_is_told_once_and_the_next_one_too(tmp_path):
 
     async def go():
         scene.dog.begin()
-        for progress in range(5):  # it gets on: 0.5 s without a stall
+        for progress in range(9):  # it gets on: 0.9 s without a stall
             scene.dog.heard(scene.role, progress)
             await asyncio.sleep(0.1)
         assert scene.said == []
         began_s = time.monotonic()
-        while time.monotonic() < began_s + 0.6:  # alive, and no further
-            scene.dog.heard(scene.role, 4)
+        while time.monotonic() < began_s + 1.0:  # alive, and no further
+            scene.dog.heard(scene.role, 8)
             await asyncio.sleep(0.05)
         assert len(scene.said) == 1
-        scene.dog.heard(scene.role, 5)
-        await asyncio.sleep(0.4)
+        scene.dog.heard(scene.role, 9)
+        await asyncio.sleep(0.9)
 
     await scene.watch(go())
     assert len(scene.said) == scene.dog.num_stalls == 2
-    assert "(launch.stall_s = 0.2): it comes down to learner-0" in scene.said[0]
+    assert "(launch.stall_s = 0.6): it comes down to learner-0" in scene.said[0]
     assert str(scene.log) in scene.said[0]
     assert scene.log.read_text().count("\nlearner-0 is training step 3\nit comes down to learner-0\n\n") == 2
     assert [name for name, _ in scene.stacks] == ["learner-0", "learner-0"]
@@ -65,7 +65,7 @@ async def test_a_role_without_room_on_its_link_holds_up_nothing(tmp_path):
 
     async def go():
         scene.dog.begin()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.9)
         assert len(scene.said) == 1
 
     await scene.watch(go())
@@ -77,10 +77,10 @@ async def test_patience_may_change_and_an_ended_run_is_not_stalled(tmp_path):
     async def go():
         scene.dog.set_stall_s(60.0)
         scene.dog.begin()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         assert scene.said == []
         scene.dog.set_stall_s(0.1)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         assert len(scene.said) == 1
         scene.dog.heard(scene.role, 1)
         scene.dog.end()

@@ -44,17 +44,21 @@ class Published:
         self.hub = hub
         self.files: dict[int, bytes] = {}
         self.num_asked = 0
+        self.num_published = 0
+        self.publish_again_at, self.again = -1, b""
 
     async def serve(self) -> None:
         while True:
             peer, request = await self.hub.link.recv()
             assert isinstance(request, AskWeights)
             self.num_asked += 1
-            content = self.files.get(request.version, b"")
+            content, stamp = self.files.get(request.version, b""), str(self.num_published)
+            if self.num_asked == self.publish_again_at:
+                self.files[request.version], self.num_published = self.again, self.num_published + 1
             data = content[request.offset : request.offset + PART_BYTES]
             gone = WeightsGone(version=request.version)
             part = (
-                WeightsPart(version=request.version, offset=request.offset, total=len(content), data=data)
+                WeightsPart(version=request.version, offset=request.offset, total=len(content), stamp=stamp, data=data)
                 if data
                 else gone
             )
@@ -94,6 +98,16 @@ async def test_a_version_arrives_whole_and_earlier_ones_go(tmp_path: Path):
             kept = sorted(p.name for p in (tmp_path / "here").iterdir())
             assert kept == [f"v{v:06d}.safetensors" for v in range(max(1, version - 1), version + 1)]
         assert stand.num_asked == 1 + 3 + 1
+        await far.close()
+
+
+async def test_a_version_that_is_published_again_meanwhile_is_not_mixed(tmp_path: Path):
+    async with published(tmp_path) as (stand, endpoint, keys):
+        far = fetcher(endpoint, keys, tmp_path / "here")
+        stand.files[1], stand.again = weights(2 * PART_BYTES), weights(2 * PART_BYTES)
+        stand.publish_again_at = 2
+        assert content_of(await far.weights_of(update(1))) == stand.again
+        assert stand.num_asked == 3 + 3
         await far.close()
 
 

@@ -80,6 +80,10 @@ async def test_a_late_joiner_learns_the_version_that_is_evaluated_before_the_lat
         assert [(await p.recv()).version for p in (peer, peer, late)] == [4, 5, 5]
 
 
+def _versions_in(folder: Path) -> list[int]:
+    return sorted(int(path.stem[1:]) for path in folder.iterdir())
+
+
 async def test_a_replica_that_starts_anew_is_told_of_what_is_left_and_keeps_it(tmp_path: Path):
     async with _served(tmp_path) as stand:
         peer = await stand.join("generator-0")
@@ -91,7 +95,7 @@ async def test_a_replica_that_starts_anew_is_told_of_what_is_left_and_keeps_it(t
         await peer.send(PolicyApplied(replica=0, version=3, update_ms=1.0))
         await peer.send(PolicyScored(version=3, reward=0.0, response_length=1.0))
         await stand.scores.get()  # by now the confirmation has been dealt with: 1 and 2 are removed
-        assert sorted(int(path.stem[1:]) for path in tmp_path.iterdir()) == [3, 4]
+        assert _versions_in(tmp_path) == [3, 4]
         stand.server.lost(0, 0)
         (tmp_path / "v000005.safetensors").touch()
         await stand.server.publish(5)
