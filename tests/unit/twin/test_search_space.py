@@ -1,0 +1,80 @@
+"""What is tuned, which settings are on the front, and which one is recommended."""
+
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darts_async.config import load_config
+from darts_async.errors import ConfigError
+from darts_async.twin.figures import Figures
+from darts_async.twin.search_space import DEFAULT_KNOBS, KNOBS, Range, Trial, front, knobs_for, overrides, recommend
+
+_numbers = count()
+
+
+def trial(rate: float, staleness: float = 0.0, wasted: float = 0.0) -> Trial:
+    figures = Figures(
+        tokens_per_s=rate,
+        staleness=staleness,
+        wasted=wasted,
+        step_s=1.0,
+        generator_idle=0.0,
+        learner_idle=0.0,
+        cancelled=0.0,
+    )
+    return Trial(number=next(_numbers), settings={"run.seed": str(next(_numbers))}, figures=figures)
+
+
+FAILED = Trial(number=-1, settings={}, figures=None, reason="no")
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=25))
+def test_nothing_on_the_front_is_beaten_and_all_else_is(objectives: list[tuple[int, int, int]]):
+    trials = [trial(*map(float, values)) for values in objectives]
+    best = {
+        (t.figures.tokens_per_s, t.figures.staleness, t.figures.wasted) for t in front([*trials, FAILED]) if t.figures
+    }
+
+    def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+        return a != b and a[0] >= b[0] and a[1] <= b[1] and a[2] <= b[2]
+
+    every = {tuple(map(float, values)) for values in objectives}
+    assert best == {one for one in every if not any(beats(other, one) for other in every)}
+
+
+def test_the_least_wasteful_of_those_nearly_as_fast():
+    slow, fast, lean = trial(50.0, 0.0, 0.0), trial(100.0, 2.0, 0.5), trial(98.0, 2.0, 0.2)
+    chosen, why = recommend([slow, fast, lean, FAILED]) or (None, "")
+    assert chosen is lean and "2 settings" in why and "20%" in why
+
+
+def test_a_limit_of_staleness():
+    fresh, stale = trial(50.0, 0.4), trial(100.0, 2.0)
+    chosen, why = recommend([fresh, stale], max_staleness=1.0) or (None, "")
+    assert chosen is fresh and "at most 1" in why
+    assert recommend([stale], max_staleness=1.0) is None
+    assert recommend([FAILED]) is None
+
+
+def test_every_knob_is_a_key_that_loads():
+    for name in KNOBS:
+        (knob,) = knobs_for(load_config("darts_best"), [name], devices=4)
+        values = [str(knob.low), str(knob.high)] if isinstance(knob, Range) else list(knob.values)
+        for value in values:
+            config = load_config("darts_best", overrides({knob.key: value}))
+            section, _, field = knob.key.partition(".")
+            found = getattr(getattr(config, section), field)
+            assert found == (value if isinstance(found, str) else int(value))
+
+
+def test_what_makes_no_sense_is_refused():
+    config = load_config("darts_best")
+    with pytest.raises(ConfigError, match="is no knob"):
+        knobs_for(config, ["depth"], 0)
+    with pytest.raises(ConfigError, match="something to split"):
+        knobs_for(config, ["split"], 1)
+    with pytest.raises(ConfigError, match="fixed by"):
+        knobs_for(load_config("grpo_sync"), ["eta"], 0)
+    assert len(knobs_for(config, [*DEFAULT_KNOBS, "eta"], 0)) == len(DEFAULT_KNOBS)
