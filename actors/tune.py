@@ -56,7 +56,7 @@ class Search:
         """What the optimiser proposes next. A setting that was tried before is not run again."""
         proposal = self._study.ask()
         settings = {knob.key: _suggest(proposal, knob) for knob in self._knobs}
-        key = tuple(sorted(overrides(settings)))
+        key = tuple(sorted(overrides(self._base, settings)))
         known = self._seen.get(key)
         trial = self._seen[key] = self._try(settings) if known is None else known
         if trial.figures is None:
@@ -71,7 +71,7 @@ class Search:
         number = self._num - 1
         name = f"trial-{number}"
         own = [
-            *overrides(settings),
+            *overrides(self._base, settings),
             ("run.dir", str(self._folder)),
             ("run.name", name),
             ("run.steps", str(self._plan.steps)),

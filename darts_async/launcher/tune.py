@@ -124,6 +124,6 @@ def _write_csv(trials: Sequence[Trial], path: Path) -> None:
 
 def _tuned(source: str | None, own: Sequence[tuple[str, str]], chosen: Trial, why: str, plan: TunePlan) -> str:
     """The recommended config in full, ready to run."""
-    config = load_config(source, [*own, *overrides(chosen.settings)])
+    config = load_config(source, [*own, *overrides(load_config(source, own), chosen.settings)])
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": ""})})
     return f"# Found by `darts-async tune` on profile {plan.twin}: {why}.\n\n{to_toml(config)}"

@@ -16,7 +16,7 @@ from darts_async.config import Config
 from darts_async.errors import ConfigError
 from darts_async.twin.figures import Figures
 
-__all__ = ["KNOBS", "Choice", "Range", "Trial", "front", "knobs_for", "recommend"]
+__all__ = ["KNOBS", "Choice", "Range", "Trial", "front", "knobs_for", "overrides", "recommend"]
 
 _CLOSE: Final = 0.03
 """Settings within this share of the fastest count as equally fast: few steps cannot tell them apart."""
@@ -85,17 +85,20 @@ def knobs_for(config: Config, names: Sequence[str], devices: int) -> list[Knob]:
     return [knobs[name] for name in dict.fromkeys(names)]
 
 
-def overrides(settings: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the config keys of a trial's settings, with those that follow from them."""
-    found = list(settings.items())
+def overrides(config: Config, settings: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the config keys of a trial's settings, with those that have to follow: the mode from the staleness bound,
+    both ends and the budget from the rule."""
+    found = dict(settings)
     if (eta := settings.get("pipeline.max_staleness")) is not None:
-        found.append(("pipeline.mode", "stream" if eta == "0" else "async"))
-    rule = settings.get("selection.rule")
-    if rule in {"all", "first_finished", "shortest"}:
-        found.append(("group.keep_longest", "0"))
-    if rule == "all":
-        found = [(key, value) for key, value in found if key != "allocation.budget"]
-    return found
+        found["pipeline.mode"] = "stream" if eta == "0" else "async"
+    if (rule := settings.get("selection.rule")) is not None:
+        both_ends = rule in {"survivor", "dual_end"}
+        found["group.keep_longest"] = str(max(1, config.group.keep_longest) if both_ends else 0)
+        if rule == "all":
+            found["allocation.budget"] = str(config.group.size)
+        if rule != "dual_end":
+            found["allocation.prune_fraction"] = "0"
+    return list(found.items())
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:

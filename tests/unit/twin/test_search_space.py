@@ -59,11 +59,12 @@ def test_a_limit_of_staleness():
 
 
 def test_every_knob_is_a_key_that_loads():
+    base = load_config("darts_best")
     for name in KNOBS:
-        (knob,) = knobs_for(load_config("darts_best"), [name], devices=4)
+        (knob,) = knobs_for(base, [name], devices=4)
         values = [str(knob.low), str(knob.high)] if isinstance(knob, Range) else list(knob.values)
         for value in values:
-            config = load_config("darts_best", overrides({knob.key: value}))
+            config = load_config("darts_best", overrides(base, {knob.key: value}))
             section, _, field = knob.key.partition(".")
             found = getattr(getattr(config, section), field)
             assert found == (value if isinstance(found, str) else int(value))
