@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from actors import allocator, generator, learner, selector
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from darts_async.tasks.prompt_set import PromptSet
 
 Report = Callable[[Message], None]
+ROLE: ContextVar[str] = ContextVar("role", default="")
+"""`generator`, `selector`, `allocator` or `learner` in whatever runs for a role: who causes what is measured."""
 
 
 class LocalRun:
@@ -220,7 +223,9 @@ class _LocalRole:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
-        self._task = tasks.create_task(self._make(self.supervisor), name=self.supervisor.name)
+        context = copy_context()
+        context.run(ROLE.set, self.supervisor.role)
+        self._task = tasks.create_task(self._make(self.supervisor), name=self.supervisor.name, context=context)
 
     async def end(self) -> None:
         if self._task is not None:

@@ -26,19 +26,28 @@ from darts_async.twin.policy import Policy, score
 from darts_async.twin.profile import Profile, Twin
 from darts_async.twin.recorded import RecordedWorkload
 from darts_async.twin.rewards import TwinRewards
+from darts_async.twin.virtual_time import VirtualLoop
 from darts_async.twin.workload import Workload
 
 __all__ = ["run_twin"]
 
 
-def run_twin(config: Config, twin: Twin, tell: Callable[[CellStep], None] = lambda _: None) -> dict[str, Any]:
+def run_twin(
+    config: Config,
+    twin: Twin,
+    tell: Callable[[CellStep], None] = lambda _: None,
+    *,
+    loop_factory: Callable[[], VirtualLoop] = VirtualLoop,
+    encode: bool = False,
+) -> dict[str, Any]:
     """Run a config on a profile; return its summary. The run folder exists; files are written as in a real run.
 
-    tell: hears of each step, at once in real time.
+    tell: hears of each step, at once in real time. encode: messages travel as bytes: what they cost is then in the
+    processor time, not in the virtual one.
 
     Raises `RunFailed` when the run does not reach its end.
     """
-    return virtual_time.run(lambda: _run(_on_twin(config), twin, tell))
+    return virtual_time.run(lambda: _run(_on_twin(config), twin, tell, encode=encode), loop_factory)
 
 
 def _on_twin(config: Config) -> Config:
@@ -48,7 +57,7 @@ def _on_twin(config: Config) -> Config:
     return config.model_copy(update={"generator": generator, "checkpoint": checkpoint})
 
 
-async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None]) -> dict[str, Any]:
+async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None], *, encode: bool) -> dict[str, Any]:
     machine, profile = Machine(), twin.profile
     seed = config.run.seed
     policy: Policy = RecordedWorkload(twin.groups, seed) if twin.groups else Workload(profile.workload, seed)
@@ -57,7 +66,7 @@ async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None]) -> 
     pool = TwinRewards(profile.reward, config.reward.workers, score)
     run_id = f"{stable_hash(config.run.name, seed):016x}"
     record = CellRecord(config, tell, machine.decoding)
-    run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=False, run_id=run_id)
+    run = LocalRun(config, lambda message: record.take(message, run.gauges), encode=encode, run_id=run_id)
     failure: BaseExceptionGroup[Exception] | None = None
     try:
         await run.run(engines=list(engines), trainer=trainer, pool=pool, prompts=prompts_of(config, profile))

@@ -2,8 +2,8 @@
 
 Everything that runs on it is ordinary asyncio code. Work that is handed to an executor (a thread for torch, a file's
 writer) is done at once, on the spot, and takes as much virtual time as it says with `charge`; an executor does one
-thing after another, as the single threads do that it stands for. Invariants: nothing here looks at the wall clock or
-at the order in which threads happen to run, so a run is a function of its seed; time never goes back; when everybody
+thing after another, as the single threads do that it stands for. Invariants: nothing here decides by the wall clock or
+by the order in which threads happen to run, so a run is a function of its seed; time never goes back; when everybody
 waits and no timer is left, that is said (`Standstill`) and not waited for.
 """
 
@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from darts_async import clock
 from darts_async.errors import RunFailed
 
-__all__ = ["Standstill", "VirtualLoop", "charge", "run"]
+__all__ = ["MeteredLoop", "Standstill", "VirtualLoop", "charge", "run"]
 
 _T = TypeVar("_T")
 
@@ -115,7 +118,39 @@ def charge(seconds: float) -> None:
     loop.charge(seconds)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+class MeteredLoop(VirtualLoop):
+    """Also counts calls and processor time by whom they are for: what a control plane costs beside the time it has."""
+
+    def __init__(self, whose: ContextVar[str]) -> None:
+        super().__init__()
+        self._whose = whose
+        self.calls: Counter[str] = Counter()
+        self.cpu_s: defaultdict[str, float] = defaultdict(float)
+
+    def call_soon(  # type: ignore[override] # typeshed types the arguments one by one
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As always, and meter it."""
+        context = copy_context() if context is None else context
+        return super().call_soon(self._metered, context.get(self._whose, ""), callback, args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As always, and meter it."""
+        context = copy_context() if context is None else context
+        return super().call_at(when, self._metered, context.get(self._whose, ""), callback, args, context=context)
+
+    def _metered(self, whose: str, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        began = time.perf_counter()
+        try:
+            callback(*args)
+        finally:
+            self.cpu_s[whose] += time.perf_counter() - began
+            self.calls[whose] += 1
+
+
+def run(main: Callable[[], Coroutine[Any, Any, _T]], loop_factory: Callable[[], VirtualLoop] = VirtualLoop) -> _T:
     """Run a coroutine to its end on virtual time, which begins at 0. Raises what it raises, and `Standstill`."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner, clock.reading(runner.get_loop().time):
+    with asyncio.Runner(loop_factory=loop_factory) as runner, clock.reading(runner.get_loop().time):
         return runner.run(main())
