@@ -24,7 +24,7 @@ from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError, RunFailed
 from darts_async.runtime.job import Tell, main
 from darts_async.twin.figures import Figures, figures_of
-from darts_async.twin.profile import Twin, read_twin
+from darts_async.twin.profile import read_twin
 from darts_async.twin.search_space import DIRECTIONS, Choice, Knob, Trial, knobs_for, overrides
 from darts_async.twin.tune_events import TunePlan, encode
 
@@ -41,7 +41,7 @@ class Search:
         self._folder = folder
         self._twin = read_twin(plan.twin)
         self._base = load_config(plan.config)
-        self._knobs = knobs_for(self._base, plan.knobs, plan.devices)
+        self._knobs = knobs_for(self._base, plan.knobs, self._twin.profile)
         self._seen: dict[tuple[tuple[str, str], ...], Trial] = {}
         self._num = 0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -93,24 +93,13 @@ class Search:
         for folder in (paths.root, paths.logs, paths.ledger, paths.checkpoints):
             folder.mkdir()
         try:
-            summary = run_twin(config, self._twin_for(config))
+            summary = run_twin(config, self._twin)
         finally:
             shutil.rmtree(paths.weights, ignore_errors=True)
         if summary["status"] != "done":
             raise RunFailed(f"the trial's run ended as {summary['status']}")
         lines = [msgspec.json.decode(line) for line in paths.metrics.read_bytes().splitlines()]
         return figures_of(summary, lines)
-
-    def _twin_for(self, config: Config) -> Twin:
-        """With a split, the learner computes on what the generators leave: its times scale with the devices' number."""
-        if not self._plan.devices:
-            return self._twin
-        profile, total = self._twin.profile, self._plan.devices
-        slower = (total - self._base.generator.replicas) / (total - config.generator.replicas)
-        learner = msgspec.structs.replace(
-            profile.learner, token_s=profile.learner.token_s * slower, step_s=profile.learner.step_s * slower
-        )
-        return Twin(msgspec.structs.replace(profile, learner=learner), self._twin.groups)
 
 
 def _suggest(proposal: optuna.Trial, knob: Knob) -> str:

@@ -62,7 +62,8 @@ async def _run(config: Config, twin: Twin, tell: Callable[[CellStep], None], *, 
     seed = config.run.seed
     policy: Policy = RecordedWorkload(twin.groups, seed) if twin.groups else Workload(profile.workload, seed)
     engines = [TwinEngine(config, profile.engine, policy, machine) for _ in range(config.generator.replicas)]
-    trainer = TwinTrainer(profile.learner, policy, machine)
+    learner = twin.learner_for(config.generator.replicas, colocated=config.pipeline.mode == "sync")
+    trainer = TwinTrainer(learner, policy, machine)
     pool = TwinRewards(profile.reward, config.reward.workers, score)
     run_id = f"{stable_hash(config.run.name, seed):016x}"
     record = CellRecord(config, tell, machine.decoding)

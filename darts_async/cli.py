@@ -147,9 +147,6 @@ def bench(
 @click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
 @click.option("--seconds", type=click.FloatRange(1), default=180.0, show_default=True, help="No trial begins later.")
 @click.option("--steps", type=click.IntRange(3, 1000), default=8, show_default=True, help="Learner steps of a trial.")
-@click.option(
-    "--devices", type=click.IntRange(0), default=0, help="To split between generators and learner (knob split)."
-)
 @click.option("--max-staleness", type=click.FloatRange(0), default=None, help="Of what is recommended.")
 @click.option("--calibrate", multiple=True, metavar="RUN", help="Make a profile of finished runs instead. Repeatable.")
 @click.option("--name", default="calibrated", show_default=True, help="Of the profile that --calibrate makes.")
@@ -163,7 +160,6 @@ def tune(
     trials: int,
     seconds: float,
     steps: int,
-    devices: int,
     max_staleness: float | None,
     calibrate: tuple[str, ...],
     name: str,
@@ -205,7 +201,6 @@ def tune(
         trials=trials,
         time_limit_s=seconds,
         steps=steps,
-        devices=devices,
         seed=seed,
     )
     sys.exit(search(source, own, plan, Path(out).absolute(), max_staleness))

@@ -2,9 +2,9 @@
 
 `python tools/simulate_scale.py [--replicas 1000] [--slots 256] [--steps 2] [--smoke]`
 
-Every role's processor time is measured while it does its part of a simulated run, messages encoded and decoded as on the
-wire (sockets and system calls are not in it; `tools/bench_links.py` measures those). Over the virtual time of the run
-that is the share of a core that the role would need: above 1 it cannot keep up, and has to be sharded.
+Every role's processor time is measured while it does its part of a simulated run, messages encoded and decoded as on
+the wire (sockets and system calls are not in it; `tools/bench_links.py` measures those). Over the virtual time of the
+run that is the share of a core that the role would need: above 1 it cannot keep up, and has to be sharded.
 """
 
 from __future__ import annotations

@@ -42,8 +42,7 @@ def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out
     `ConfigError` before anything starts.
     """
     config = load_config(source, own)
-    read_twin(plan.twin)
-    knobs_for(config, plan.knobs, plan.devices)
+    knobs_for(config, plan.knobs, read_twin(plan.twin).profile)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
     if not console.is_terminal:

@@ -118,6 +118,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
     source: Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
     """Where the figures come from."""
+    devices: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    """Accelerators in all. The learner's times are with all of them; unless the two take turns on them
+    (`pipeline.mode = "sync"`), it has only those that the replicas leave. 0: both have their own."""
+    devices_per_replica: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     engine: EngineProfile
     learner: LearnerProfile
     reward: RewardProfile = RewardProfile()
@@ -132,6 +136,22 @@ class Twin:
 
     profile: Profile
     groups: tuple[RecordedGroup, ...] = ()
+
+    def learner_for(self, replicas: int, *, colocated: bool) -> LearnerProfile:
+        """Return the learner beside so many replicas. Raises `ConfigError` when they leave it nothing."""
+        profile, learner = self.profile, self.profile.learner
+        taken = replicas * profile.devices_per_replica
+        if not profile.devices:
+            return learner
+        left = profile.devices if colocated and taken <= profile.devices else profile.devices - taken
+        if left <= 0:
+            most = (profile.devices - 1) // profile.devices_per_replica
+            rule = (
+                f"take {taken} of the {profile.devices} devices of profile {profile.name}: none is left to the learner"
+            )
+            raise ConfigError("generator.replicas", replicas, rule, f"Set it to {most} or less.")
+        slower = profile.devices / left
+        return msgspec.structs.replace(learner, token_s=learner.token_s * slower, step_s=learner.step_s * slower)
 
 
 def names() -> list[str]:

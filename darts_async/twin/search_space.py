@@ -15,6 +15,7 @@ import msgspec
 from darts_async.config import Config
 from darts_async.errors import ConfigError
 from darts_async.twin.figures import Figures
+from darts_async.twin.profile import Profile
 
 __all__ = ["KNOBS", "Choice", "Range", "Trial", "front", "knobs_for", "overrides", "recommend"]
 
@@ -57,13 +58,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Why there are no figures."""
 
 
-def knobs_for(config: Config, names: Sequence[str], devices: int) -> list[Knob]:
-    """Return the knobs of these names for a config. devices: to be split between generators and learner; 0: no split.
+def knobs_for(config: Config, names: Sequence[str], profile: Profile) -> list[Knob]:
+    """Return the knobs of these names for a config on a profile.
 
     Raises `ConfigError` for an unknown name, or one that makes no sense for this config.
     """
     step, size = config.group.groups_per_step, config.group.size
     slots = config.generator.max_num_seqs * config.generator.replicas
+    most = (profile.devices - 1) // profile.devices_per_replica
     knobs: dict[str, Knob] = {
         "in_flight": Range("queues.in_flight_groups", max(1, step // 4), max(step * 4, 2 * slots // size)),
         "ready": Range("queues.ready_groups", 1, max(16, 2 * step)),
@@ -72,13 +74,14 @@ def knobs_for(config: Config, names: Sequence[str], devices: int) -> list[Knob]:
         "budget": Range("allocation.budget", size, 2 * size, log=False),
         "eta": Range("pipeline.max_staleness", 0, 4, log=False),
         "rule": Choice("selection.rule", ("survivor", "shortest", "first_finished", "dual_end", "all")),
-        "split": Range("generator.replicas", 1, max(1, devices - 1), log=False),
+        "split": Range("generator.replicas", 1, max(1, most), log=False),
     }
     for name in names:
         if name not in knobs:
             raise ConfigError("--knobs", name, "is no knob", f"Choose from {', '.join(KNOBS)}.")
-    if "split" in names and devices < 2:
-        raise ConfigError("--knobs", "split", "needs something to split", "Say --devices N, two at least.")
+    if "split" in names and most < 1:
+        fix = "Choose a profile with several `devices`, or leave split out."
+        raise ConfigError("--knobs", "split", f"needs something to split, and {profile.name} has nothing", fix)
     if "eta" in names and config.pipeline.mode in {"sync", "one_step_off"}:
         fix = "Set pipeline.mode to `async`, or leave eta out of --knobs."
         raise ConfigError("--knobs", "eta", f"is fixed by pipeline.mode = {config.pipeline.mode!r}", fix)

@@ -24,8 +24,6 @@ class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
     """No trial begins later."""
     steps: int
     """Learner steps of a trial."""
-    devices: int = 0
-    """To be split between generators and learner; 0: as the config and the profile say."""
     seed: int = 0
 
 

@@ -2,6 +2,7 @@
 
 from itertools import count
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +10,17 @@ from hypothesis import strategies as st
 from darts_async.config import load_config
 from darts_async.errors import ConfigError
 from darts_async.twin.figures import Figures
+from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, Twin
 from darts_async.twin.search_space import DEFAULT_KNOBS, KNOBS, Range, Trial, front, knobs_for, overrides, recommend
 
 _numbers = count()
+MACHINE = Profile(
+    name="four",
+    source="made up",
+    devices=4,
+    engine=EngineProfile(token_s=((1, 0.01),)),
+    learner=LearnerProfile(token_s=1e-4, step_s=1.0),
+)
 
 
 def trial(rate: float, staleness: float = 0.0, wasted: float = 0.0) -> Trial:
@@ -61,7 +70,7 @@ def test_a_limit_of_staleness():
 def test_every_knob_is_a_key_that_loads():
     base = load_config("darts_best")
     for name in KNOBS:
-        (knob,) = knobs_for(base, [name], devices=4)
+        (knob,) = knobs_for(base, [name], MACHINE)
         values = [str(knob.low), str(knob.high)] if isinstance(knob, Range) else list(knob.values)
         for value in values:
             config = load_config("darts_best", overrides(base, {knob.key: value}))
@@ -73,9 +82,18 @@ def test_every_knob_is_a_key_that_loads():
 def test_what_makes_no_sense_is_refused():
     config = load_config("darts_best")
     with pytest.raises(ConfigError, match="is no knob"):
-        knobs_for(config, ["depth"], 0)
+        knobs_for(config, ["depth"], MACHINE)
     with pytest.raises(ConfigError, match="something to split"):
-        knobs_for(config, ["split"], 1)
+        knobs_for(config, ["split"], msgspec.structs.replace(MACHINE, devices=0))
     with pytest.raises(ConfigError, match="fixed by"):
-        knobs_for(load_config("grpo_sync"), ["eta"], 0)
-    assert len(knobs_for(config, [*DEFAULT_KNOBS, "eta"], 0)) == len(DEFAULT_KNOBS)
+        knobs_for(load_config("grpo_sync"), ["eta"], MACHINE)
+    assert len(knobs_for(config, [*DEFAULT_KNOBS, "eta"], MACHINE)) == len(DEFAULT_KNOBS)
+
+
+def test_the_learner_has_what_the_replicas_leave():
+    twin = Twin(MACHINE)
+    assert twin.learner_for(4, colocated=True) == MACHINE.learner
+    assert twin.learner_for(3, colocated=False).token_s == pytest.approx(4e-4)
+    assert twin.learner_for(2, colocated=False).step_s == pytest.approx(2.0)
+    with pytest.raises(ConfigError, match="none is left"):
+        twin.learner_for(4, colocated=False)
