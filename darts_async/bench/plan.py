@@ -32,7 +32,7 @@ PRESETS: Final = (
 )
 """The rows of the published table."""
 
-_SHARED: Final = (
+_COMPARABLE: Final = (
     "run.steps",
     "model",
     "task",
@@ -41,6 +41,9 @@ _SHARED: Final = (
     "group.groups_per_step",
     "reward",
     "eval",
+)
+"""What all presets of a table have in common."""
+_ENGINE: Final = (
     "generator.replicas",
     "generator.engine",
     "generator.stream_interval",
@@ -49,7 +52,7 @@ _SHARED: Final = (
     "generator.engine_args",
     "learner.threads",
 )
-"""What all presets of a table have in common."""
+"""And those that share an engine."""
 
 
 class SeedPlan(msgspec.Struct, frozen=True):
@@ -145,7 +148,7 @@ def check_comparable(cells: Sequence[Cell], *, one_engine: bool = True) -> None:
     if one_engine and replicas != 1:
         raise ConfigError("generator.replicas", replicas, "the table runs on one engine", "Set it to 1.")
     for cell in cells[1:]:
-        for key in _SHARED:
+        for key in (*_COMPARABLE, *(_ENGINE if one_engine else ())):
             value, wanted = _at(cell.config, key), _at(first.config, key)
             if value != wanted:
                 rule = f"preset `{cell.preset}` differs from `{first.preset}` ({wanted!r}); one table has one value"
