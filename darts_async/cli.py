@@ -148,6 +148,7 @@ def bench(
 @click.option("--seconds", type=click.FloatRange(1), default=180.0, show_default=True, help="No trial begins later.")
 @click.option("--steps", type=click.IntRange(3, 1000), default=8, show_default=True, help="Learner steps of a trial.")
 @click.option("--max-staleness", type=click.FloatRange(0), default=None, help="Of what is recommended.")
+@click.option("--validate", type=click.IntRange(0, 20), default=0, help="Run so many of the best settings live, too.")
 @click.option("--calibrate", multiple=True, metavar="RUN", help="Make a profile of finished runs instead. Repeatable.")
 @click.option("--name", default="calibrated", show_default=True, help="Of the profile that --calibrate makes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
@@ -161,6 +162,7 @@ def tune(
     seconds: float,
     steps: int,
     max_staleness: float | None,
+    validate: int,
     calibrate: tuple[str, ...],
     name: str,
     seed: int,
@@ -203,7 +205,7 @@ def tune(
         steps=steps,
         seed=seed,
     )
-    sys.exit(search(source, own, plan, Path(out).absolute(), max_staleness))
+    sys.exit(search(source, own, plan, Path(out).absolute(), max_staleness, validate=validate))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

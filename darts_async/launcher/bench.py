@@ -42,7 +42,7 @@ def run_table(
     _clear_unfinished(cells, twin=bool(twin))
     out.mkdir(parents=True, exist_ok=True)
     with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        whole = runner.run(_run_cells(cells, out, cell_timeout_s, view, twin))
+        whole = runner.run(run_cells(cells, out, cell_timeout_s, view, twin))
     table = _write_table(cells, out, form, twin)
     console.print(table, soft_wrap=True, markup=False, highlight=False)
     console.print(f"table: {out / 'table.md'}, {out / 'table.csv'}", soft_wrap=True, markup=False, highlight=False)
@@ -55,7 +55,7 @@ def run_table(
     return 0 if all(cell.done for cell in cells) else 1
 
 
-async def _run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, view: BenchView, twin: str) -> bool:
+async def run_cells(cells: Sequence[Cell], out: Path, cell_timeout_s: float, view: BenchView, twin: str) -> bool:
     """Run what is not done yet; return False when interrupted. Raises `ConfigError` before anything starts."""
     todo = [cell for cell in cells if not cell.done]
     view.begin(cells, todo)

@@ -35,6 +35,7 @@ _SHOWN: Final = (
     ("learner_idle", "learner idle", "{:.0%}"),
     ("staleness", "staleness", "{:.2f}"),
     ("cancelled", "cancelled", "{:.0%}"),
+    ("wasted", "wasted", "{:.0%}"),
 )
 _RELATIVE: Final = ("tokens_per_s", "step_s")
 

@@ -17,11 +17,16 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from darts_async.bench.plan import make_cells
+from darts_async.bench.variants import Variant
 from darts_async.config import Config, load_config, to_toml
+from darts_async.launcher.bench import run_cells
+from darts_async.launcher.bench_view import BenchView
+from darts_async.launcher.calibrate import compare
 from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
 from darts_async.launcher.job_view import JobView
 from darts_async.launcher.tune_plot import plot
-from darts_async.twin.figures import Figures
+from darts_async.twin.figures import Figures, figures_of
 from darts_async.twin.profile import read_twin
 from darts_async.twin.search_space import Trial, front, knobs_for, overrides, recommend
 from darts_async.twin.tune_events import TunePlan, decode
@@ -35,8 +40,10 @@ _FILE_COLUMNS: Final = 150
 _COLUMNS: Final = ("tokens_per_s", "staleness", "wasted", "step_s", "generator_idle", "learner_idle")
 
 
-def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out: Path, limit: float | None) -> int:
-    """Search, show the front and the recommendation; return the exit status.
+def tune(
+    source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out: Path, limit: float | None, *, validate: int
+) -> int:
+    """Search, show the front and the recommendation, run the best `validate` settings live; return the exit status.
 
     source, own: where the config is from, and what the command line set in it. limit: of the mean staleness. Raises
     `ConfigError` before anything starts.
@@ -63,7 +70,38 @@ def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out
     console.print(f"recommended: {settings}\n  because it is {why}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"config: {tuned} (darts-async up {tuned})", markup=False, highlight=False, soft_wrap=True)
     console.print(f"plot: {out / 'front.png'}, all trials: {out / 'trials.csv'}", markup=False, highlight=False)
+    if validate and not interrupted:
+        return _validate(source, own, plan, [chosen, *front(trials), trials[0]], validate, out)
     return 130 if interrupted else int(bool(reason))
+
+
+def _validate(
+    source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, picks: Sequence[Trial], most: int, out: Path
+) -> int:
+    """Run the first of these, and the config as it is, live on one engine; show predicted beside measured."""
+    config = load_config(source, own)
+    wanted = list({trial.number: trial for trial in [*picks[:most], picks[-1]]}.values())
+    variants = [Variant(f"trial {trial.number}", tuple(overrides(config, trial.settings))) for trial in wanted]
+    cells = make_cells(
+        [source or "quickstart"],
+        seeds=1,
+        steps=plan.steps,
+        eval_prompts=0,
+        out=out / "live",
+        overrides=own,
+        variants=variants,
+    )
+    (out / "live").mkdir(exist_ok=True)
+    console = Console()
+    with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        whole = runner.run(run_cells(cells, out / "live", _TRIAL_S, view, ""))
+    pairs = []
+    for cell, trial in zip(cells, wanted, strict=True):
+        if cell.done and trial.figures is not None and (summary := cell.summary()) is not None:
+            lines = [msgspec.json.decode(line) for line in cell.paths.metrics.read_bytes().splitlines()]
+            pairs.append((cell.preset, trial.figures, figures_of(summary, lines)))
+    console.print(compare("predicted on the twin, and measured live", pairs))
+    return (0 if len(pairs) == len(cells) else 1) if whole else 130
 
 
 async def _search(config: Config, plan: TunePlan, out: Path, view: JobView) -> tuple[list[Trial], bool, str]:
