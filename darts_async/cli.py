@@ -75,7 +75,7 @@ def up(arguments: tuple[str, ...], dry_run: bool, resume: str | None) -> None:
 @click.option("--presets", default="", help="Comma-separated configs to compare. Default: the published table's.")
 @click.option("--variant", multiple=True, metavar="'NAME: KEY=VALUE, ...'", help="A named setting. Repeatable.")
 @click.option("--grid", multiple=True, metavar="KEY=VALUE,...", help="Values of a key. Repeatable; lists in brackets.")
-@click.option("--table", type=click.Choice(["presets", "off_policy"]), default="presets", help="Which columns.")
+@click.option("--table", type=click.Choice(["presets", "off_policy", "race"]), default="presets", help="Which columns.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=2, show_default=True, help="Seeds 0, 1, ...")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=15, show_default=True, help="Learner steps of a cell.")
 @click.option("--eval-prompts", type=click.IntRange(0), default=64, show_default=True, help="Held-out prompts.")

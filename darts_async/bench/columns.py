@@ -82,6 +82,30 @@ def _last_mean(values: Sequence[float]) -> float:
     return statistics.fmean(values[-5:])
 
 
+def _training_tokens_per_s(cell: CellResult) -> float | None:
+    tokens, seconds = _summary("tokens", "trained")(cell), _summary("bench", "training_s")(cell)
+    return tokens / seconds if tokens is not None and seconds else None
+
+
+def _seconds_to(target: float) -> Callable[[CellResult], float | None]:
+    """Training time at the first version whose held-out reward is at least `target`, of those that were evaluated."""
+
+    def figure(cell: CellResult) -> float | None:
+        made_at_s = [0.0]
+        scores: dict[int, float] = {}
+        for step in cell.steps:
+            made_at_s.append(made_at_s[-1] + step.get("learner/step_s", 0.0))
+            if "eval/version" in step:
+                scores[int(step["eval/version"])] = step["eval/reward"]
+        last = _summary("eval", "after", "reward")(cell)
+        if last is not None:
+            scores[len(cell.steps)] = last
+        reached = [version for version, reward in sorted(scores.items()) if reward >= target]
+        return made_at_s[reached[0]] if reached and reached[0] < len(made_at_s) else None
+
+    return figure
+
+
 SPEED: Final = (
     # The first step waits for the first evaluation and the first rollouts of the run.
     Column("step_s", "step s", "{:.2f}", _of_steps("learner/step_s", statistics.median, skip=1), ranged=True),
@@ -117,6 +141,21 @@ OFF_POLICY: Final = (
     Column("reward_before", "held-out before", "{:.3f}", _summary("eval", "before", "reward")),
     Column("reward_after", "after", "{:.3f}", _summary("eval", "after", "reward"), ranged=True),
 )
+TARGETS: Final = (0.8, 0.85, 0.9)
+"""Held-out rewards that the race is run to."""
+RACE: Final = (
+    Column("training_s", "training s", "{:.1f}", _summary("bench", "training_s"), ranged=True),
+    Column("step_s", "step s", "{:.2f}", _of_steps("learner/step_s", statistics.median, skip=1)),
+    *(Column(f"s_to_{t:g}", f"s to {t:g}", "{:.1f}", _seconds_to(t), ranged=True) for t in TARGETS),
+    Column("tokens_per_s", "trained tokens/s", "{:,.0f}", _training_tokens_per_s, ranged=True),
+    Column("generator_idle", "generator idle", "{:.0%}", _summary("bench", "generator_idle")),
+    Column("learner_idle", "learner idle", "{:.0%}", _summary("idle_ratio", "learner")),
+    Column("staleness_mean", "staleness", "{:.2f}", _summary("staleness", "mean")),
+    Column("useful_share", "useful", "{:.0%}", _share(("tokens", "trained"), ("tokens", "generated"))),
+    Column("cancelled_share", "cancelled", "{:.0%}", _share(("rollouts", "cancelled_tail"), ("rollouts", "generated"))),
+    Column("length_after", "length after", "{:.1f}", _summary("eval", "after", "response_length")),
+    Column("reward_after", "reward after", "{:.3f}", _summary("eval", "after", "reward"), ranged=True),
+)
 _ONLY_CSV: Final = (
     Column("tokens_stale", "", "", _summary("tokens", "stale")),
     Column("tokens_failed", "", "", _summary("tokens", "failed")),
@@ -124,7 +163,7 @@ _ONLY_CSV: Final = (
     Column("rollouts_generated", "", "", _summary("rollouts", "generated")),
     Column("rollouts_trained", "", "", _summary("rollouts", "trained")),
 )
-ALL: Final = tuple({column.key: column for column in (*SPEED, *LEARNED, *OFF_POLICY, *_ONLY_CSV)}.values())
+ALL: Final = tuple({column.key: column for column in (*SPEED, *LEARNED, *OFF_POLICY, *RACE, *_ONLY_CSV)}.values())
 """Every figure once: the columns of the CSV."""
 
 
@@ -157,6 +196,14 @@ TABLES: Final = {
         (SPEED, LEARNED),
         "`training s`: from the first dispatch to the last step. `other` tokens: still running at the end, stale or "
         "failed. `useful`: trained over generated tokens. `length finished`: without cancelled candidates.",
+    ),
+    "race": TableForm(
+        "race",
+        "preset",
+        (RACE,),
+        "`s to R`: training time (learner steps, the evaluations between them included) at the first version whose "
+        "held-out reward was seen to be R or more, mean over the seeds that got there. `useful`: trained over "
+        "generated tokens; `cancelled`: share of the candidates.",
     ),
     "off_policy": TableForm(
         "off-policy table",
