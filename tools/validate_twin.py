@@ -3,8 +3,8 @@
 `python tools/validate_twin.py [--twin cpu_quickstart] [--seeds 3] [--steps 15] [--readme README.md] [--out FOLDER]`
 
 Nothing here was used to calibrate the profile: other depths, rules, bounds, budgets. A prediction counts as right when
-it is within 15 % of the live median, or within twice the live spread (largest less smallest, over the median). Runs that
-are done are kept: the same command goes on where it was stopped.
+it is within 15 % of the live median, or within twice the live spread (largest less smallest, over the median). Runs
+that are done are kept: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from darts_async.bench.variants import Variant
 from darts_async.twin.figures import Figures, figures_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def read(folder: Path) -> dict[str, list[Figures]]:
     """The figures of each setting's runs."""
     found: dict[str, list[Figures]] = {name: [] for name in SETTINGS}
     for name in SETTINGS:
-        slug = "-".join(name.replace(",", "").split())
+        slug = Variant(name).folder
         for path in sorted(folder.glob(f"darts_best-{slug}-seed*/summary.json")):
             lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text("utf-8").splitlines()]
             found[name].append(figures_of(json.loads(path.read_text("utf-8")), lines))
@@ -69,9 +70,12 @@ def read(folder: Path) -> dict[str, list[Figures]]:
 
 def render(live: dict[str, list[Figures]], twin: dict[str, list[Figures]], seeds: int, steps: int, profile: str) -> str:
     """The table in Markdown."""
-    lines = [
+    note = (
         f"Settings that the profile `{profile}` was not made from, over `darts_best`: {steps} steps, median of {seeds} "
-        f"seeds; the spread is largest less smallest over the median. Right: within {LIMIT:.0%}, or twice the spread.",
+        f"seeds; the spread is largest less smallest over the median. Right: within {LIMIT:.0%}, or twice the spread."
+    )
+    lines = [
+        note,
         "",
         "| setting | figure | live | spread | twin | error | |",
         "|---|---|---:|---:|---:|---:|---|",
