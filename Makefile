@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart figures off-policy soak test lint format constraints clean
+.PHONY: help quickstart figures off-policy soak test test-all lint format constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,9 +47,15 @@ off-policy: $(STAMP)  ## Measure the off-policy table in configs/README.md (some
 soak: $(STAMP)  ## Measure the reliability table in README.md (under an hour; ONLY=chaos measures one part of it anew)
 	@$(BIN)/python tools/run_soaks.py $(foreach name,$(ONLY),--only $(name))
 
-# Files go to the processes in order, whole: the long ones first, and one engine serves all tests of its file.
-test: $(STAMP)  ## Run all tests (no GPU needed)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Files go to the processes in order, whole: the long ones first, and one engine serves all tests of its file. Whole runs
+# wait a good deal for one another, hence a process more than there are cores.
+PYTEST = $(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP)  ## Run the tests (no GPU needed)
+	$(PYTEST) -m "not long"
+
+test-all: $(STAMP)  ## And those whole runs whose point others make more cheaply
+	$(PYTEST)
 
 lint: $(STAMP)  ## Check style, types and the import order
 	$(BIN)/ruff check .

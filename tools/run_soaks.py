@@ -14,6 +14,7 @@ import argparse
 import importlib
 import logging
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ SOAKS = {
 def main() -> int:
     """Run what is wanted, write the table, return the exit status."""
     arguments = _arguments()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     out = Path(arguments.out or ROOT / "runs" / ("soaks-quick" if arguments.quick else "soaks")).absolute()
     readme = None if arguments.quick and not arguments.readme else Path(arguments.readme or ROOT / "README.md")
     wanted = arguments.only or list(SOAKS)

@@ -160,6 +160,7 @@ def test_generators_join_one_is_killed_and_joins_again_another_leaves(up, join):
     assert served.keys() == {"generator-0", "generator-1"} and min(served.values()) > 0
 
 
+@pytest.mark.long
 def test_who_has_joined_gives_up_when_the_launcher_is_gone(up, join):
     address = f"tcp://127.0.0.1:{free_ports()}"
     run = up.sim("--launch.bind", address, "--launch.join", "1", "--launch.silence_s", "5")

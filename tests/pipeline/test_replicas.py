@@ -29,6 +29,7 @@ def test_three_replicas_one_killed_all_serve_and_the_books_balance(up):
     assert check.returncode == 0, check.stdout + check.stderr
 
 
+@pytest.mark.long
 def test_a_lone_survivor_goes_on_while_the_other_is_in_back_off(up):
     run = up.sim("--run.steps", "6", "--generator.replicas", "2", "--launch.restart_backoff_s", "600")
     run.wait_for("step 1/6")

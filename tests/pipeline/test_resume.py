@@ -19,16 +19,16 @@ def _cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(300)
-def test_two_kills_of_everything_change_nothing_that_is_trained(tmp_path):
+def test_a_kill_of_everything_changes_nothing_that_is_trained(tmp_path):
     config = tmp_path / "stream.toml"
     config.write_text('extends = "quickstart"\n[pipeline]\nmode = "stream"\n')
-    options = ("--kills", "2", "--seed", "19", "--training-s", "3", "--out", str(tmp_path / "out"), "--compare")
+    options = ("--kills", "1", "--seed", "19", "--training-s", "3", "--out", str(tmp_path / "out"), "--compare")
     overrides = ("--run.steps", "16", "--learner.lr", "0", "--checkpoint.recovery_steps", "3")
     command = [sys.executable, str(_TOOL), str(config), *overrides, *options]
     result = subprocess.run(command, capture_output=True, text=True, timeout=290, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "nothing came of it" in result.stdout
-    assert "resumes: 2" in result.stdout
+    assert "resumes: 1" in result.stdout
 
 
 @pytest.mark.timeout(400)

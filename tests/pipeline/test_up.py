@@ -168,6 +168,7 @@ def test_a_killed_generator_is_replaced_while_the_other_goes_on(up):
     assert json.loads(check.stdout)["rollouts"]["failed"] == summary["rollouts"]["failed"]
 
 
+@pytest.mark.long
 def test_an_engine_that_dies_restarts_its_generator_until_it_is_enough(up):
     run = up.sim("--generator.engine_args.dies_after_tokens", "3000", "--launch.max_restarts", "1")
     assert run.wait(60) == 1
@@ -178,6 +179,7 @@ def test_an_engine_that_dies_restarts_its_generator_until_it_is_enough(up):
     run.assert_nothing_is_left()
 
 
+@pytest.mark.long
 def test_ctrl_c_while_a_generator_waits_for_its_restart(up):
     run = up.sim("--run.steps", "10000", "--generator.replicas", "2", "--launch.restart_backoff_s", "30")
     run.wait_for("/10000")

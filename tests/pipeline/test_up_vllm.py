@@ -35,8 +35,9 @@ def test_a_few_steps_of_the_quickstart(up):
     assert (run.run_folder / "checkpoints" / "step_4" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_a_killed_generator_takes_its_engine_with_it(up):
-    run = up("--run.steps", "1000", "--eval.prompts", "0")
+    run = up("--run.steps", "1000", "--eval.prompts", "0", "--launch.max_restarts", "0")
     run.wait_for("/1000", 200)
     generator = run.role("generator")
     engines = [p for p in run.processes() if p.ppid() == generator.pid and "EngineCore" in " ".join(p.cmdline())]
