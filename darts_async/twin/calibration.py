@@ -100,7 +100,7 @@ def calibrate(runs: Sequence[RunData], name: str) -> Calibration:
         engine=EngineProfile(
             token_s=tuple(curve),
             beside_learner=factor,
-            request_s=_fit_request(runs, curve),
+            start_s=_fit_start(runs),
             abort_s=_median([_ms(run.summary["cancel_latency_ms"]["p50"]) for run in runs]),
             update_s=_median([_ms(run.summary["weight_update_ms"]["p50"]) for run in runs]),
         ),
@@ -231,22 +231,21 @@ def _overlap(decoding: float, computing: float) -> float:
     return max(0.0, decoding + computing - 1.0)
 
 
-def _fit_request(runs: Sequence[RunData], curve: Sequence[tuple[float, float]]) -> float:
-    """Fixed cost of a request, from the time to its first output: on average half of those that came with it are read
-    before it, and then `stream_interval` tokens are decoded."""
+def _fit_start(runs: Sequence[RunData]) -> float:
+    """From a request to its first decode step: the time to the first output, less the tokens in it.
+
+    Reading the prompts of others is in the latencies already: they were measured between outputs, prefill included.
+    """
     costs = []
     for run in runs:
         first_s = run.summary["engine"].get("first_output_s")
-        if first_s is None:
-            continue
-        at_once = run.config.group.size
-        decode_s = run.config.generator.stream_interval * _mean_latency(run, curve)
-        costs.append(max(0.0, first_s - decode_s) / (at_once / 2 + 0.5))
+        if first_s is not None:
+            costs.append(max(0.0, first_s - run.config.generator.stream_interval * _mean_latency(run)))
     return _median(costs)
 
 
-def _mean_latency(run: RunData, curve: Sequence[tuple[float, float]]) -> float:
-    points = run.summary["engine"]["token_s"] or [[c, s, 1] for c, s in curve]
+def _mean_latency(run: RunData) -> float:
+    points = run.summary["engine"]["token_s"]
     samples = sum(n for _, _, n in points)
     return float(sum(s * n for _, s, n in points) / samples)
 

@@ -144,8 +144,10 @@ class TwinEngine:
         run.length = max(min(drawn.length, request.max_response_tokens), len(prefix) + 1)
         run.first_token = encode(drawn)
         capped = drawn.length > request.max_response_tokens
-        self._waiting.append(run)
-        self._plan_soon()
+        if self._profile.start_s:
+            self._loop.call_later(self._profile.start_s, self._arrive, run)
+        else:
+            self._arrive(run)
         try:
             while True:
                 await run.news.wait()
@@ -289,6 +291,11 @@ class TwinEngine:
         return self._steps + max(0.0, self._profile.kv_tokens - self._cached) / len(self._running)
 
     # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _arrive(self, run: _Run) -> None:
+        if run.ended is None and self._open:
+            self._waiting.append(run)
+            self._plan_soon()
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_running:

@@ -46,6 +46,8 @@ class EngineProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     points; beyond the last one its slope goes on, before the first one its value."""
     beside_learner: AtLeastOne = 1.0
     """How much longer a step takes while the learner computes (they share a machine)."""
+    start_s: NotNegative = 0.0
+    """From a request to its first decode step, beyond what follows; nobody else waits for that."""
     prefill_token_s: NotNegative = 0.0
     """A prompt's token; decoding stands still meanwhile."""
     request_s: NotNegative = 0.0

@@ -98,6 +98,11 @@ def test_prefill_and_request_come_first():
     assert end.at_s == pytest.approx(0.25 + 5 * 0.1 + 0.1)
 
 
+def test_a_start_delays_nobody_else():
+    first, second = play(EngineProfile(token_s=((1, 0.01),), start_s=0.3), [10, 50])
+    assert (first.at_s, second.at_s) == pytest.approx((0.4, 0.8))
+
+
 def test_a_step_is_as_long_as_the_number_that_decodes_says():
     short, long = play(EngineProfile(token_s=((1, 0.01), (2, 0.03))), [10, 20])
     assert short.at_s == pytest.approx(10 * 0.03)
