@@ -14,12 +14,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
+
 from actors.local import ROLE
 from actors.twin import run_twin
 from darts_async.config import load_config
 from darts_async.config.paths import RunPaths
-from darts_async.twin.profile import read_twin
+from darts_async.twin.profile import Twin, read_twin
 from darts_async.twin.virtual_time import MeteredLoop
+
+
+def as_large(name: str, replicas: int) -> Twin:
+    """Return a profile whose learner keeps pace with so many replicas: the question is what directs them."""
+    profile = read_twin(name).profile
+    learner = msgspec.structs.replace(profile.learner, token_s=profile.learner.token_s / replicas, call_s=0.0)
+    return Twin(msgspec.structs.replace(profile, devices=0, learner=learner))
 
 
 def main() -> None:
@@ -62,7 +71,7 @@ def main() -> None:
             return loops[-1]
 
         began = time.perf_counter()
-        summary = run_twin(config, read_twin(arguments.twin), loop_factory=metered, encode=True)
+        summary = run_twin(config, as_large(arguments.twin, arguments.replicas), loop_factory=metered, encode=True)
         wall_s = time.perf_counter() - began
         ledger = sum(path.stat().st_size for path in Path(RunPaths.of(config).ledger).glob("*.msgpack"))
     (loop,) = loops
