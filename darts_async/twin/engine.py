@@ -129,7 +129,8 @@ class TwinEngine:
         """Nothing to load."""
         self._loop = asyncio.get_running_loop()
         self._settled_s = self._loop.time()
-        self._machine.listen(self._speed_changes)
+        if self._profile.beside_learner != 1.0:  # or every engine is asked whenever the learner begins or ends
+            self._machine.listen(self._speed_changes)
         self._open = True
 
     async def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
