@@ -20,9 +20,11 @@ import msgspec
 
 from actors.local import LocalRun
 from actors.twin import run_twin
+from actors.evaluate import Evaluation
 from darts_async.bench.cell_record import CellRecord
-from darts_async.bench.events import CellEnded, CellStarted, EngineReady, Event, encode
+from darts_async.bench.events import CellEnded, CellScored, CellStarted, EngineReady, Event, encode
 from darts_async.bench.plan import SeedPlan, engine_config
+from darts_async.bench.scores import CheckpointScore, checkpoints_to_score, is_scored
 from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.engines import make_rollout_engine
@@ -30,7 +32,9 @@ from darts_async.engines.base import RolloutEngine
 from darts_async.engines.rebased import RebasedEngine, original_weights
 from darts_async.errors import EngineDead
 from darts_async.runtime.job import Tell, main, unless_stopping
+from darts_async.runtime.job_events import HeldOutScores
 from darts_async.runtime.record import Status
+from darts_async.tasks.prompt_set import load_prompts
 from darts_async.twin.profile import read_twin
 
 _log = logging.getLogger(__name__)
@@ -90,7 +94,33 @@ class Bench:
             record.end(status, reason)
             record.close()
             shutil.rmtree(RunPaths.of(config).weights, ignore_errors=True)
-            self._tell(CellEnded(name, status, reason))
+            if status != "done" or not is_scored(config):
+                self._tell(CellEnded(name, status, reason))
+        if status == "done" and is_scored(config):
+            await self._score(config, engine, record)
+
+    async def _score(self, config: Config, engine: RebasedEngine, record: CellRecord) -> None:
+        """What the policy was worth after every so many steps, on the same engine; without the answer the cell is not
+        done, whatever its summary says."""
+        scores: list[CheckpointScore] = []
+        ended: list[HeldOutScores] = []
+        prompts = await asyncio.to_thread(load_prompts, config)
+        for version, weights in checkpoints_to_score(config, RunPaths.of(config).checkpoints):
+            await engine.rebase(weights)
+            evaluation = Evaluation(config, engine, lambda e: ended.append(e) if isinstance(e, HeldOutScores) else None)
+            if not await unless_stopping(self._stopping, evaluation.run(prompts.held_out)):
+                await engine.settle(_SETTLE_S)
+                self._tell(CellEnded(config.run.name, "interrupted", "interrupted while its checkpoints were scored"))
+                return
+            total = ended[-1].total
+            if total.pass_at_1 is None or total.response_length is None:
+                why = f"no sample of step {version} could be scored: {ended[-1].first_failure}"
+                self._tell(CellEnded(config.run.name, "failed", why))
+                return
+            scores.append(CheckpointScore(version, total.pass_at_1, total.response_length))
+            self._tell(CellScored(config.run.name, version))
+        record.scored(scores)
+        self._tell(CellEnded(config.run.name, "done"))
 
     async def _drive(self, run: LocalRun, config: Config, engine: RolloutEngine) -> Exception | None:
         """Run it to its end, the deadline or the stop; return what it failed with."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from darts_async.launcher.preflight import Plan
 
 _EXIT = {"done": 0, "failed": 1, "interrupted": 130}
+_RACE_POINTS = 10
+"""So many times is the policy scored along a cell of a race."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -105,6 +107,11 @@ def bench(
     \b
         darts-async bench --live --presets grpo_sync,darts_best --seeds 1 --steps 5
 
+    A race asks how soon a held-out reward is reached: it writes checkpoints and scores them behind each run.
+
+    \b
+        darts-async bench --live --table race --presets grpo_sync,darts_best --steps 40
+
     Every preset can be run in several settings. Each --grid is a list of values of one key, all --variant together are
     one list of named settings of several keys, and there is a cell for each combination:
 
@@ -126,6 +133,8 @@ def bench(
     from darts_async.bench.variants import make_variants  # noqa: PLC0415
     from darts_async.launcher.bench import run_table  # noqa: PLC0415
 
+    if table == "race" and live and not any(key == "checkpoint.every_steps" for key, _ in overrides):
+        overrides = [*overrides, ("checkpoint.every_steps", str(max(1, steps // _RACE_POINTS)))]
     cells = make_cells(
         [name for name in presets.split(",") if name] or PRESETS,
         seeds=seeds,

@@ -7,14 +7,19 @@ held-out set scored) to the last learner step. A run's own `wall_s` and idle rat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from darts_async import clock
 from darts_async.bench.events import CellStep
+from darts_async.bench.scores import CheckpointScore
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
 from darts_async.config.rules import warnings
+from darts_async.durable import replace_file
 from darts_async.messages import Begin, EvalResult, Finished, Message, StepMetrics, Warn
 from darts_async.metrics import BusyClock
 from darts_async.runtime.record import RunRecord, Status
@@ -34,6 +39,7 @@ class CellRecord:
         self._began = self._last = (0.0, 0.0)
         """Monotonic seconds, and seconds that the engine had been busy by then."""
         self._num_steps = 0
+        self._summary: dict[str, Any] = {}
 
     @property
     def complete(self) -> bool:
@@ -71,7 +77,14 @@ class CellRecord:
         if self._training and wall_s > 0:
             bench["training_s"] = round(wall_s, 3)
             bench["generator_idle"] = round(1 - (self._last[1] - self._began[1]) / wall_s, 4)
-        return self._files.summarise(status, reason, bench=bench)
+        self._summary = self._files.summarise(status, reason, bench=bench)
+        return self._summary
+
+    def scored(self, scores: Sequence[CheckpointScore]) -> None:
+        """Behind `end`: add what the cell's checkpoints came to on the held-out prompts."""
+        self._summary["bench"]["held_out"] = msgspec.to_builtins(scores)
+        text = json.dumps(self._summary, indent=2)
+        replace_file(RunPaths.of(self._config).summary, f"{text}\n".encode())
 
     def close(self) -> None:
         """Close the files."""

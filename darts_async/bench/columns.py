@@ -5,6 +5,7 @@ A figure that was not measured is None, never zero.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ class CellResult:
     """Of `summary.json`; None when the cell has not been run."""
     steps: Sequence[Mapping[str, float]] = ()
     """Lines of `metrics.jsonl`."""
+    lengths: Sequence[int] = ()
+    """Of the training candidates that ended by themselves or at the cap, in tokens."""
+    equal_s: float | None = None
+    """Training time of the seed's fastest cell: what all of them are compared at."""
 
     @property
     def done(self) -> bool:
@@ -87,23 +92,46 @@ def _training_tokens_per_s(cell: CellResult) -> float | None:
     return tokens / seconds if tokens is not None and seconds else None
 
 
+def reward_curve(cell: CellResult) -> list[tuple[float, float]]:
+    """Return (training time in seconds, held-out reward) of every version that was scored, in order: before the first
+    step, in the run or behind it (checkpoints), and after the last."""
+    made_at_s = [0.0]
+    scores: dict[int, float | None] = {0: _summary("eval", "before", "reward")(cell)}
+    for step in cell.steps:
+        made_at_s.append(made_at_s[-1] + step.get("learner/step_s", 0.0))
+        if "eval/version" in step:
+            scores[int(step["eval/version"])] = step["eval/reward"]
+    for score in ((cell.summary or {}).get("bench") or {}).get("held_out", ()):
+        scores[score["version"]] = score["reward"]
+    scores.setdefault(len(cell.steps), _summary("eval", "after", "reward")(cell))
+    known = sorted((version, reward) for version, reward in scores.items() if reward is not None)
+    return [(made_at_s[version], reward) for version, reward in known if version < len(made_at_s)]
+
+
 def _seconds_to(target: float) -> Callable[[CellResult], float | None]:
-    """Training time at the first version whose held-out reward is at least `target`, of those that were evaluated."""
+    """Training time at the first version whose held-out reward is at least `target`, of those that were scored."""
 
     def figure(cell: CellResult) -> float | None:
-        made_at_s = [0.0]
-        scores: dict[int, float] = {}
-        for step in cell.steps:
-            made_at_s.append(made_at_s[-1] + step.get("learner/step_s", 0.0))
-            if "eval/version" in step:
-                scores[int(step["eval/version"])] = step["eval/reward"]
-        last = _summary("eval", "after", "reward")(cell)
-        if last is not None:
-            scores[len(cell.steps)] = last
-        reached = [version for version, reward in sorted(scores.items()) if reward >= target]
-        return made_at_s[reached[0]] if reached and reached[0] < len(made_at_s) else None
+        return next((at_s for at_s, reward in reward_curve(cell) if reward >= target), None)
 
     return figure
+
+
+def _reward_at_equal_time(cell: CellResult) -> float | None:
+    """Held-out reward of the last version that was scored and made within the time of the seed's fastest cell."""
+    if cell.equal_s is None:
+        return None
+    return next((reward for at_s, reward in reversed(reward_curve(cell)) if at_s <= cell.equal_s), None)
+
+
+def _length_p99(cell: CellResult) -> float | None:
+    """Nearest rank, over all candidates that ended."""
+    ordered = sorted(cell.lengths)
+    return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)] if ordered else None
+
+
+def _length_mean(cell: CellResult) -> float | None:
+    return statistics.fmean(cell.lengths) if cell.lengths else None
 
 
 SPEED: Final = (
@@ -153,7 +181,10 @@ RACE: Final = (
     Column("staleness_mean", "staleness", "{:.2f}", _summary("staleness", "mean")),
     Column("useful_share", "useful", "{:.0%}", _share(("tokens", "trained"), ("tokens", "generated"))),
     Column("cancelled_share", "cancelled", "{:.0%}", _share(("rollouts", "cancelled_tail"), ("rollouts", "generated"))),
+    Column("length_mean", "length", "{:.1f}", _length_mean),
+    Column("length_p99", "p99", "{:.0f}", _length_p99),
     Column("length_after", "length after", "{:.1f}", _summary("eval", "after", "response_length")),
+    Column("reward_equal_time", "reward at equal time", "{:.3f}", _reward_at_equal_time),
     Column("reward_after", "reward after", "{:.3f}", _summary("eval", "after", "reward"), ranged=True),
 )
 _ONLY_CSV: Final = (
@@ -201,9 +232,10 @@ TABLES: Final = {
         "race",
         "preset",
         (RACE,),
-        "`s to R`: training time (learner steps, the evaluations between them included) at the first version whose "
-        "held-out reward was seen to be R or more, mean over the seeds that got there. `useful`: trained over "
-        "generated tokens; `cancelled`: share of the candidates.",
+        "`s to R`: training time at the first version whose held-out reward was seen to be R or more, mean over the "
+        "seeds that got there; checkpoints are scored behind the run (`checkpoint.every_steps`), not in its time. "
+        "`useful`: trained over generated tokens; `cancelled`: share of the candidates; `length`, `p99`: of the "
+        "candidates that ended. `reward at equal time`: when the seed's fastest cell was done.",
     ),
     "off_policy": TableForm(
         "off-policy table",

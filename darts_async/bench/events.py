@@ -36,7 +36,14 @@ class CellEnded(msgspec.Struct, frozen=True, tag=True):
     reason: str = ""
 
 
-Event: TypeAlias = EngineReady | CellStarted | CellStep | CellEnded
+class CellScored(msgspec.Struct, frozen=True, tag=True):
+    """A checkpoint of the cell was scored on the held-out prompts, behind its run."""
+
+    name: str
+    version: int
+
+
+Event: TypeAlias = EngineReady | CellStarted | CellStep | CellScored | CellEnded
 
 _DECODER: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from darts_async.bench.scores import is_scored
 from darts_async.bench.variants import Variant
 from darts_async.config import Config, load_config, to_toml
 from darts_async.config.paths import RunPaths
@@ -41,6 +42,7 @@ _COMPARABLE: Final = (
     "group.groups_per_step",
     "reward",
     "eval",
+    "checkpoint",
 )
 """What all presets of a table have in common."""
 _ENGINE: Final = (
@@ -95,9 +97,11 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether it has run to its end."""
+        """Whether it has run to its end, and its checkpoints are scored if they are to be."""
         summary = self.summary()
-        return summary is not None and summary.get("status") == "done"
+        if summary is None or summary.get("status") != "done":
+            return False
+        return not is_scored(self.config) or "held_out" in summary.get("bench", {})
 
 
 def make_cells(
@@ -128,6 +132,9 @@ def make_cells(
         if key in varied:
             raise ConfigError(key, value, "is also set by --variant or --grid", "Set it in one place.")
     common = [("run.steps", str(steps)), ("eval.prompts", str(eval_prompts)), *overrides]
+    if not twin and any(key == "checkpoint.every_steps" for key, _ in overrides):
+        # They are there to be scored: all of them, weights alone.
+        common[:0] = [("checkpoint.keep", str(steps)), ("checkpoint.optimiser", "false")]
     rows = [(index, variant) for index in range(len(presets)) for variant in variants]
     cells = []
     for seed in range(seeds):

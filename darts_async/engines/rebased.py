@@ -43,10 +43,10 @@ class RebasedEngine:
         self.clock = BusyClock()
         """How long at least one request of the run has been running."""
 
-    async def rebase(self) -> None:
-        """Begin a new run: the original weights are version 0. Raises what `update_weights` raises."""
+    async def rebase(self, weights: Path | None = None) -> None:
+        """Begin a new run: these weights (the original ones) are version 0. Raises what `update_weights` raises."""
         base = self._engine.version + 1
-        await self._engine.update_weights(base, str(self._weights))
+        await self._engine.update_weights(base, str(weights or self._weights))
         self._base = base
         self.clock = BusyClock()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -15,19 +16,26 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import uvloop
 from rich.console import Console
 
+from darts_async.algorithms.ledger_records import CandidateEnded
 from darts_async.bench.columns import CellResult, TableForm
 from darts_async.bench.plan import Cell
 from darts_async.bench.table import to_csv, to_markdown
-from darts_async.errors import ConfigError
+from darts_async.errors import ConfigError, LedgerDamaged
+from darts_async.launcher.bench_plot import plot
 from darts_async.launcher.bench_process import SeedProcess
 from darts_async.launcher.bench_view import BenchView
 from darts_async.launcher.job_process import Interrupts
 from darts_async.launcher.preflight import check, check_run_folder, create_run_folder, make_run_folder
+from darts_async.runtime.ledger_reader import LedgerReader
 from darts_async.twin.profile import read_twin
+
+_ENDED: Final = frozenset({"trained", "rejected", "stale"})
+"""States of candidates whose length is whole."""
 
 
 def run_table(
@@ -43,9 +51,13 @@ def run_table(
     out.mkdir(parents=True, exist_ok=True)
     with BenchView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         whole = runner.run(run_cells(cells, out, cell_timeout_s, view, twin))
-    table = _write_table(cells, out, form, twin)
+    found = _results(cells)
+    table = _write_table(cells, found, out, form, twin)
     console.print(table, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"table: {out / 'table.md'}, {out / 'table.csv'}", soft_wrap=True, markup=False, highlight=False)
+    files = [out / "table.md", out / "table.csv"]
+    if plot(found, out / "table.png"):
+        files.append(out / "table.png")
+    console.print(f"table: {', '.join(map(str, files))}", soft_wrap=True, markup=False, highlight=False)
     if not whole:
         return 130
     if readme is not None:
@@ -77,13 +89,25 @@ def _results(cells: Sequence[Cell]) -> list[CellResult]:
         lines: list[dict[str, float]] = []
         with contextlib.suppress(OSError, ValueError):
             lines = [json.loads(line) for line in cell.paths.metrics.read_text("utf-8").splitlines()]
-        found.append(CellResult(cell.preset, cell.seed, cell.summary(), lines))
-    return found
+        found.append(CellResult(cell.preset, cell.seed, cell.summary(), lines, _lengths(cell)))
+    fastest: dict[int, float] = {}
+    for result in found:
+        if result.summary is not None and result.done and (took_s := result.summary.get("bench", {}).get("training_s")):
+            fastest[result.seed] = min(took_s, fastest.get(result.seed, took_s))
+    return [dataclasses.replace(result, equal_s=fastest.get(result.seed)) for result in found]
 
 
-def _write_table(cells: Sequence[Cell], out: Path, form: TableForm, twin: str) -> str:
+def _lengths(cell: Cell) -> list[int]:
+    """Of the candidates that ended by themselves or at the cap; none where there is no ledger."""
+    try:
+        records = LedgerReader(cell.paths.ledger)
+        return [r.tokens for r in records if isinstance(r, CandidateEnded) and r.state in _ENDED]
+    except (OSError, LedgerDamaged):
+        return []
+
+
+def _write_table(cells: Sequence[Cell], found: Sequence[CellResult], out: Path, form: TableForm, twin: str) -> str:
     """Write `table.md` and `table.csv`; return the Markdown."""
-    found = _results(cells)
     text = to_markdown(found, _note(cells, found, form, twin), form)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text, "utf-8")

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from darts_async.bench.events import CellEnded, CellStarted, CellStep, EngineReady, Event, decode
+from darts_async.bench.events import CellEnded, CellScored, CellStarted, CellStep, EngineReady, Event, decode
 from darts_async.bench.plan import Cell, SeedPlan
 from darts_async.launcher import shared_weights
 from darts_async.launcher.bench_view import BenchView
@@ -73,6 +73,8 @@ class SeedProcess:
         if isinstance(event, CellStarted):
             limit_s = self._cell_timeout_s + self._config.launch.drain_timeout_s + GRACE_S
             return Deadline(limit_s, "the cell did not end (--cell-timeout, and the time to drain)")
+        if isinstance(event, CellScored):
+            return Deadline(self._cell_timeout_s, "a checkpoint was not scored within --cell-timeout")
         if isinstance(event, CellEnded | EngineReady):
             return Deadline(GRACE_S, "the process of the cells did not go on")
         return None
@@ -88,6 +90,8 @@ class SeedProcess:
                 self._view.cell(self._cells[event.name])
             case CellStep():
                 self._view.step(self._cells[event.name], event.step)
+            case CellScored():
+                self._view.scored(self._cells[event.name], event.version)
             case CellEnded():
                 self._current = None
                 self._view.ended(self._left.pop(event.name), event.status, event.reason, self._log)

@@ -62,6 +62,10 @@ class BenchView:
         self._steps[cell.name] = step + 1
         self._progress.update(self._bar, advance=1)
 
+    def scored(self, cell: Cell, version: int) -> None:
+        """A checkpoint of it was scored."""
+        self._progress.update(self._bar, description=f"{cell.name}: scored step {version}")
+
     def ended(self, cell: Cell, status: str, reason: str, log: Path) -> None:
         """It is over."""
         number = self._numbers.get(cell.name, "cell")
