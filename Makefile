@@ -50,22 +50,8 @@ soak: $(STAMP)  ## Measure the reliability table in README.md (under an hour; ON
 twin: $(STAMP)  ## Measure the twin's table in README.md: live against predicted (some 10 minutes, quiet machine)
 	@$(BIN)/python tools/validate_twin.py --readme README.md
 
-# One column after the other of the paper's ablation: synchronous on all devices; generators and learner on half of them
-# each, gradients as groups arrive; both ends of 10 candidates; redundancy by spread with the widest tails pruned; ours.
-ABLATION = --presets base --seeds 1 --steps 12 --eval-prompts 0 \
-  --group.size 8 --group.groups_per_step 256 --generator.max_num_seqs 768 --generator.stream_interval 64 \
-  --model.max_response_tokens 10240 --queues.in_flight_groups 512 --queues.ready_groups 256 \
-  --variant 'synchronous: pipeline.mode=sync, selection.rule=all, group.keep_longest=0, generator.replicas=8' \
-  --variant 'streaming: pipeline.mode=stream, selection.rule=all, group.keep_longest=0, generator.replicas=4' \
-  --variant 'and sampling: pipeline.mode=stream, selection.rule=dual_end, allocation.budget=10, \
-    allocation.signal=uniform, generator.replicas=4' \
-  --variant 'and adaptive: pipeline.mode=stream, selection.rule=dual_end, allocation.budget=12, allocation.min=8, \
-    allocation.max=16, allocation.signal=std, allocation.prune_fraction=0.05, generator.replicas=4' \
-  --variant 'asynchronous: pipeline.mode=async, pipeline.max_staleness=1, selection.rule=shortest, \
-    group.keep_longest=0, allocation.budget=12, allocation.signal=mean_2std, generator.replicas=4'
-
-ablation: $(STAMP)  ## The paper's ablation on the twin (PROFILE=gpu_14b; a few minutes of one core)
-	@$(BIN)/darts-async bench --twin $(or $(PROFILE),gpu_14b) $(ABLATION) --out runs/ablation-$(or $(PROFILE),gpu_14b)
+ablation: $(STAMP)  ## The paper's ablation and its rivals on the twin, into README.md (some minutes of one core)
+	@$(BIN)/python tools/ablation.py --readme README.md
 
 # Files go to the processes in order, whole: the long ones first, and one engine serves all tests of its file. Whole runs
 # wait a good deal for one another, hence a process more than there are cores.

@@ -18,9 +18,9 @@ from typing import Final
 
 import msgspec
 
+from actors.evaluate import Evaluation
 from actors.local import LocalRun
 from actors.twin import run_twin
-from actors.evaluate import Evaluation
 from darts_async.bench.cell_record import CellRecord
 from darts_async.bench.events import CellEnded, CellScored, CellStarted, EngineReady, Event, encode
 from darts_async.bench.plan import SeedPlan, engine_config

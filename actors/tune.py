@@ -2,7 +2,8 @@
 
 The config as it is comes first, so that every later trial can be compared with it; then an optimiser with several
 objectives (NSGA-II, after a Latin start by its own random sampler) proposes. A trial is one run on virtual time of a
-few steps; the first step is not counted. Nothing is kept of a trial but its figures.
+few steps; the first step is not counted. The fastest few are run again with other seeds in the end. Nothing is kept of
+a trial but its figures.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from darts_async.config import Config, load_config
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError, RunFailed
 from darts_async.runtime.job import Tell, main
-from darts_async.twin.figures import Figures, figures_of
+from darts_async.twin.figures import Figures, figures_of, mean_of
 from darts_async.twin.profile import read_twin
-from darts_async.twin.search_space import DIRECTIONS, Choice, Knob, Trial, knobs_for, overrides
+from darts_async.twin.search_space import DIRECTIONS, Choice, Knob, Trial, finalists, knobs_for, overrides
 from darts_async.twin.tune_events import TunePlan, encode
 
 _log = logging.getLogger(__name__)
 _POPULATION = 16
+_FAILURES = (ConfigError, RunFailed, ExceptionGroup)
+"""Of a trial, not of the search."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory: trials write ledgers that nobody reads
 
 
@@ -66,27 +69,37 @@ class Search:
             self._study.tell(proposal, (figures.tokens_per_s, figures.staleness, figures.wasted))
         return trial
 
+    def final(self, trial: Trial) -> Trial:
+        """A setting that was tried, with the mean over further seeds."""
+        assert trial.figures is not None
+        seeds = range(self._base.run.seed + 1, self._base.run.seed + 1 + self._plan.further_seeds)
+        try:
+            runs = [trial.figures, *(self._run(trial.settings, seed) for seed in seeds)]
+        except _FAILURES as error:
+            return msgspec.structs.replace(trial, figures=None, reason=_reason(error))
+        return msgspec.structs.replace(trial, figures=mean_of(runs), runs=len(runs))
+
     def _try(self, settings: dict[str, str]) -> Trial:
         self._num += 1
-        number = self._num - 1
-        name = f"trial-{number}"
+        trial = Trial(number=self._num - 1, settings=settings, figures=None)
+        try:
+            return msgspec.structs.replace(trial, figures=self._run(settings, self._base.run.seed))
+        except _FAILURES as error:
+            return msgspec.structs.replace(trial, reason=_reason(error))
+
+    def _run(self, settings: dict[str, str], seed: int) -> Figures:
         own = [
             *overrides(self._base, settings),
             ("run.dir", str(self._folder)),
-            ("run.name", name),
+            ("run.name", "trial"),
+            ("run.seed", str(seed)),
             ("run.steps", str(self._plan.steps)),
             ("eval.prompts", "0"),
         ]
         try:
-            config = load_config(self._plan.config, own)
-            return Trial(number=number, settings=settings, figures=self._figures(config))
-        except (ConfigError, RunFailed) as error:
-            return Trial(number=number, settings=settings, figures=None, reason=str(error))
-        except ExceptionGroup as group:
-            _log.warning("trial %d: its run failed", number, exc_info=group)
-            return Trial(number=number, settings=settings, figures=None, reason=str(group.exceptions[0]))
+            return self._figures(load_config(self._plan.config, own))
         finally:
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+            shutil.rmtree(self._folder / "trial", ignore_errors=True)
 
     def _figures(self, config: Config) -> Figures:
         paths = RunPaths.of(config)
@@ -102,6 +115,13 @@ class Search:
         return figures_of(summary, lines)
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        _log.warning("a trial's run failed", exc_info=error)
+        return str(error.exceptions[0])
+    return str(error)
+
+
 def _suggest(proposal: optuna.Trial, knob: Knob) -> str:
     if isinstance(knob, Choice):
         return str(proposal.suggest_categorical(knob.key, knob.values))
@@ -114,11 +134,17 @@ async def _work(plan: bytes, tell: Tell, stopping: asyncio.Event) -> None:
     within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="darts-tune-", dir=within) as folder:
         search = await asyncio.to_thread(Search, tune_plan, Path(folder))
-        tell(encode(await asyncio.to_thread(search.first)))
-        for _ in range(tune_plan.trials - 1):
-            if stopping.is_set() or time.monotonic() - began > tune_plan.time_limit_s:
+        trials = [await asyncio.to_thread(search.first)]
+        tell(encode(trials[0]))
+        while len(trials) < tune_plan.trials and time.monotonic() - began <= tune_plan.time_limit_s:
+            if stopping.is_set():
                 return
-            tell(encode(await asyncio.to_thread(search.next)))
+            trials.append(await asyncio.to_thread(search.next))
+            tell(encode(trials[-1]))
+        for trial in finalists(trials, tune_plan.finalists, tune_plan.max_staleness):
+            if stopping.is_set():
+                return
+            tell(encode(await asyncio.to_thread(search.final, trial)))
 
 
 if __name__ == "__main__":

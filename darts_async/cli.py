@@ -155,7 +155,7 @@ def bench(
 @click.option("--knobs", default="", metavar="NAME,...", help="What to vary. Default: in_flight,ready,budget,eta,rule.")
 @click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
 @click.option("--seconds", type=click.FloatRange(1), default=180.0, show_default=True, help="No trial begins later.")
-@click.option("--steps", type=click.IntRange(3, 1000), default=8, show_default=True, help="Learner steps of a trial.")
+@click.option("--steps", type=click.IntRange(3, 1000), default=15, show_default=True, help="Learner steps of a trial.")
 @click.option("--max-staleness", type=click.FloatRange(0), default=None, help="Of what is recommended.")
 @click.option("--validate", type=click.IntRange(0, 20), default=0, help="Run so many of the best settings live, too.")
 @click.option("--calibrate", multiple=True, metavar="RUN", help="Make a profile of finished runs instead. Repeatable.")
@@ -213,8 +213,9 @@ def tune(
         time_limit_s=seconds,
         steps=steps,
         seed=seed,
+        max_staleness=max_staleness,
     )
-    sys.exit(search(source, own, plan, Path(out).absolute(), max_staleness, validate=validate))
+    sys.exit(search(source, own, plan, Path(out).absolute(), validate=validate))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

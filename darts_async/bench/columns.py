@@ -5,6 +5,7 @@ A figure that was not measured is None, never zero.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -95,10 +96,13 @@ def _training_tokens_per_s(cell: CellResult) -> float | None:
 def reward_curve(cell: CellResult) -> list[tuple[float, float]]:
     """Return (training time in seconds, held-out reward) of every version that was scored, in order: before the first
     step, in the run or behind it (checkpoints), and after the last."""
-    made_at_s = [0.0]
+    times_s = [step.get("learner/step_s", 0.0) for step in cell.steps]
+    # The learner's first step begins before the first dispatch: the evaluation before training is none of its time.
+    training_s = _summary("bench", "training_s")(cell)
+    before_s = 0.0 if training_s is None else max(0.0, sum(times_s) - training_s)
+    made_at_s = [0.0, *(at_s - before_s for at_s in itertools.accumulate(times_s))]
     scores: dict[int, float | None] = {0: _summary("eval", "before", "reward")(cell)}
     for step in cell.steps:
-        made_at_s.append(made_at_s[-1] + step.get("learner/step_s", 0.0))
         if "eval/version" in step:
             scores[int(step["eval/version"])] = step["eval/reward"]
     for score in ((cell.summary or {}).get("bench") or {}).get("held_out", ()):

@@ -35,7 +35,7 @@ def plot(cells: Sequence[CellResult], path: Path) -> bool:
     if not done:
         return False
     panels: list[Callable[[Axes, Sequence[CellResult]], None]] = [_draw_tokens, _draw_rate]
-    if any(len(reward_curve(cell)) > 2 for cell in done):  # noqa: PLR2004 - more than before and after
+    if any(len(reward_curve(cell)) > 2 for cell in done):
         panels.append(_draw_reward)
     rows = len({cell.preset for cell in done})
     figure = Figure(figsize=(6 * len(panels), 1.5 + max(3.0, 0.45 * rows)), layout="constrained")

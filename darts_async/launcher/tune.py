@@ -28,7 +28,7 @@ from darts_async.launcher.job_view import JobView
 from darts_async.launcher.tune_plot import plot
 from darts_async.twin.figures import Figures, figures_of
 from darts_async.twin.profile import read_twin
-from darts_async.twin.search_space import Trial, front, knobs_for, overrides, recommend
+from darts_async.twin.search_space import Trial, finalists, front, knobs_for, overrides, recommend
 from darts_async.twin.tune_events import TunePlan, decode
 
 __all__ = ["tune"]
@@ -40,13 +40,11 @@ _FILE_COLUMNS: Final = 150
 _COLUMNS: Final = ("tokens_per_s", "staleness", "wasted", "step_s", "generator_idle", "learner_idle")
 
 
-def tune(
-    source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out: Path, limit: float | None, *, validate: int
-) -> int:
+def tune(source: str | None, own: Sequence[tuple[str, str]], plan: TunePlan, out: Path, *, validate: int) -> int:
     """Search, show the front and the recommendation, run the best `validate` settings live; return the exit status.
 
-    source, own: where the config is from, and what the command line set in it. limit: of the mean staleness. Raises
-    `ConfigError` before anything starts.
+    source, own: where the config is from, and what the command line set in it. Raises `ConfigError` before anything
+    starts.
     """
     config = load_config(source, own)
     knobs_for(config, plan.knobs, read_twin(plan.twin).profile)
@@ -57,7 +55,7 @@ def tune(
     with JobView(console) as view, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         trials, interrupted, reason = runner.run(_search(config, plan, out, view))
     _write_csv(trials, out / "trials.csv")
-    best = recommend(trials, limit)
+    best = recommend(trials, plan.max_staleness)
     if best is None:
         console.print(f"no setting was found: {reason or 'none of them is valid'}", markup=False, highlight=False)
         return 130 if interrupted else 1
@@ -71,7 +69,8 @@ def tune(
     console.print(f"config: {tuned} (darts-async up {tuned})", markup=False, highlight=False, soft_wrap=True)
     console.print(f"plot: {out / 'front.png'}, all trials: {out / 'trials.csv'}", markup=False, highlight=False)
     if validate and not interrupted:
-        return _validate(source, own, plan, [chosen, *front(trials), trials[0]], validate, out)
+        picks = [chosen, *finalists(trials, validate, plan.max_staleness), trials[0]]
+        return _validate(source, own, plan, picks, validate, out)
     return 130 if interrupted else int(bool(reason))
 
 
@@ -105,12 +104,19 @@ def _validate(
 
 
 async def _search(config: Config, plan: TunePlan, out: Path, view: JobView) -> tuple[list[Trial], bool, str]:
-    trials: list[Trial] = []
+    trials: dict[int, Trial] = {}
+    num_told, are_finals = 0, False
     deadline = Deadline(_TRIAL_S, "a trial did not end")
 
     def take(line: bytes) -> Deadline:
-        trials.append(decode(line))
-        view.progressed(len(trials), plan.trials)
+        nonlocal num_told, are_finals
+        trial = decode(line)
+        if trial.runs > 1 and not are_finals:
+            are_finals = True
+            view.stage(f"running the fastest {plan.finalists} with {plan.further_seeds} more seeds each")
+        trials[trial.number] = trial
+        num_told += 1
+        view.progressed(num_told, plan.trials + plan.finalists)
         return deadline
 
     log = out / "tune.log"
@@ -120,7 +126,7 @@ async def _search(config: Config, plan: TunePlan, out: Path, view: JobView) -> t
         view.stage(f"searching {', '.join(plan.knobs)} on {plan.twin}: at most {plan.trials} trials")
         process = JobProcess("actors.tune", config, log, interrupts, view.note)
         end = await process.run(msgspec.json.encode(msgspec.structs.replace(plan, config=str(path))), deadline, take)
-        return trials, interrupts.first.is_set(), "" if end.status == 0 else end.reason
+        return list(trials.values()), interrupts.first.is_set(), "" if end.status == 0 else end.reason
 
 
 def _front_table(trials: Sequence[Trial], chosen: Trial) -> Table:
@@ -153,10 +159,11 @@ def _write_csv(trials: Sequence[Trial], path: Path) -> None:
     keys = sorted({key for trial in trials for key in trial.settings})
     with path.open("w", encoding="utf-8", newline="") as sink:
         writer = csv.writer(sink)
-        writer.writerow(["trial", *keys, *_COLUMNS, "reason"])
+        writer.writerow(["trial", *keys, "runs", *_COLUMNS, "reason"])
         for trial in trials:
             figures = ["" if trial.figures is None else getattr(trial.figures, name) for name in _COLUMNS]
-            writer.writerow([trial.number, *(trial.settings.get(key, "") for key in keys), *figures, trial.reason])
+            settings = [trial.settings.get(key, "") for key in keys]
+            writer.writerow([trial.number, *settings, trial.runs, *figures, trial.reason])
 
 
 def _tuned(source: str | None, own: Sequence[tuple[str, str]], chosen: Trial, why: str, plan: TunePlan) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Figures", "figures_of"]
+__all__ = ["Figures", "figures_of", "mean_of"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     learner_idle: float
     cancelled: float
     """Share of the candidates."""
+
+
+def mean_of(runs: Sequence[Figures]) -> Figures:
+    """Return the mean of each figure over runs of one setting; at least one."""
+    means = {name: statistics.fmean(getattr(run, name) for run in runs) for name in Figures.__struct_fields__}
+    return Figures(**means)
 
 
 def figures_of(summary: Mapping[str, Any], lines: Sequence[Mapping[str, float]]) -> Figures:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import tomli_w
@@ -172,7 +172,7 @@ def read_twin(name_or_path: str) -> Twin:
         fix = f"Choose one of {', '.join(names())}, or give the path of a .toml file."
         raise ConfigError("--twin", name_or_path, "is no profile that comes with the package", fix)
     try:
-        profile = msgspec.convert(tomllib.loads((folder / file).read_text("utf-8")), Profile)
+        profile = msgspec.convert(_document(folder, file), Profile)
         groups = _decode((folder / profile.recorded).read_bytes()) if profile.recorded else ()
     except OSError as error:
         raise ConfigError("--twin", name_or_path, f"cannot be read ({error})", "Name a profile's file.") from error
@@ -182,6 +182,19 @@ def read_twin(name_or_path: str) -> Twin:
     if sorted(set(points)) != points:
         raise ConfigError("engine.token_s", points, "concurrencies must rise", f"Sort the points of {name_or_path}.")
     return Twin(profile, groups)
+
+
+def _document(folder: Traversable, file: str) -> dict[str, Any]:
+    """A profile's TOML. One that `extends` another (a file beside it; one level) has its own keys over that one's."""
+    document = tomllib.loads((folder / file).read_text("utf-8"))
+    if (base := document.pop("extends", None)) is None:
+        return document
+    if not isinstance(base, str) or Path(base).name != base:
+        raise msgspec.ValidationError(f"extends = {base!r} is no file beside it")
+    below = tomllib.loads((folder / base).read_text("utf-8"))
+    for key, value in document.items():
+        below[key] = {**below[key], **value} if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+    return below
 
 
 def write_twin(twin: Twin, path: Path) -> None:

@@ -17,7 +17,7 @@ from darts_async.errors import ConfigError
 from darts_async.twin.figures import Figures
 from darts_async.twin.profile import Profile
 
-__all__ = ["KNOBS", "Choice", "Range", "Trial", "front", "knobs_for", "overrides", "recommend"]
+__all__ = ["KNOBS", "Choice", "Range", "Trial", "finalists", "front", "knobs_for", "overrides", "recommend"]
 
 _CLOSE: Final = 0.03
 """Settings within this share of the fastest count as equally fast: few steps cannot tell them apart."""
@@ -56,6 +56,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """None when it is no valid setting, or its run did not end."""
     reason: str = ""
     """Why there are no figures."""
+    runs: int = 1
+    """Runs, each with a seed of its own, that the figures are the mean of."""
 
 
 def knobs_for(config: Config, names: Sequence[str], profile: Profile) -> list[Knob]:
@@ -112,16 +114,22 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(unique.values(), key=_objectives)
 
 
+def finalists(trials: Sequence[Trial], count: int, max_staleness: float | None = None) -> list[Trial]:
+    """Return the settings to run with further seeds: the fastest ones that are allowed. The fastest of many noisy
+    figures is too good to be true; their means over further seeds are not."""
+    done = [trial for trial in trials if trial.figures is not None and _allowed(trial, max_staleness)]
+    unique = {tuple(sorted(trial.settings.items())): trial for trial in done}
+    return sorted(unique.values(), key=_objectives)[:count]
+
+
 def recommend(trials: Sequence[Trial], max_staleness: float | None = None) -> tuple[Trial, str] | None:
     """Return the setting to take with the reason in a sentence, or None when nothing has figures.
 
-    Of those nearly as fast as the fastest, the one that wastes least, then the least stale one.
+    Of those nearly as fast as the fastest, the one that wastes least, then the least stale one. Where some settings
+    were run with further seeds, one of them.
     """
-    allowed = [
-        trial
-        for trial in front(trials)
-        if trial.figures is not None and (max_staleness is None or trial.figures.staleness <= max_staleness)
-    ]
+    runs = max((trial.runs for trial in trials if trial.figures is not None), default=1)
+    allowed = front([trial for trial in trials if trial.runs == runs and _allowed(trial, max_staleness)])
     if not allowed:
         return None
     fastest = _rate(allowed[0])
@@ -139,6 +147,10 @@ def recommend(trials: Sequence[Trial], max_staleness: float | None = None) -> tu
         )
     limit = "" if max_staleness is None else f"; staleness at most {max_staleness:g} was asked for"
     return chosen, why + limit
+
+
+def _allowed(trial: Trial, max_staleness: float | None) -> bool:
+    return trial.figures is not None and (max_staleness is None or trial.figures.staleness <= max_staleness)
 
 
 def _rate(trial: Trial) -> float:

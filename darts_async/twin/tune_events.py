@@ -25,13 +25,18 @@ class TunePlan(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     """Learner steps of a trial."""
     seed: int = 0
+    max_staleness: float | None = None
+    """Of what is recommended."""
+    finalists: int = 6
+    """So many of the fastest settings are run again with `further_seeds` other seeds, whatever the time limit."""
+    further_seeds: int = 2
 
 
 _DECODER: Final = msgspec.json.Decoder(Trial)
 
 
 def encode(trial: Trial) -> bytes:
-    """Return the trial's line."""
+    """Return the trial's line. One that was told before, with its number, is told again with more runs behind it."""
     return msgspec.json.encode(trial) + b"\n"
 
 

@@ -89,7 +89,8 @@ def test_a_table_and_its_resumption(bench, tmp_path):
     readme = tmp_path / "README.md"
     marks = [f"<!-- the table of `darts-async bench --live` {word} -->" for word in ("begins", "ends")]
     readme.write_text(f"head\n{marks[0]}\nold\n{marks[1]}\ntail\n")
-    cells = ("--presets", "quickstart,grpo_sync", "--steps", "2", "--write-readme", str(readme))
+    scored = ("--checkpoint.every_steps", "1")
+    cells = ("--presets", "quickstart,grpo_sync", "--steps", "2", "--write-readme", str(readme), *scored)
     run = bench(*cells)
     assert run.wait() == 0, run.logs()
     assert run.output.count("the engine is ready") == 1
@@ -102,6 +103,10 @@ def test_a_table_and_its_resumption(bench, tmp_path):
         assert summary["eval"]["after"]["policy_version"] == 2
         assert 0 < summary["bench"]["training_s"] < summary["wall_s"]
         assert 0 <= summary["bench"]["generator_idle"] < 1
+        scores = summary["bench"]["held_out"]
+        assert [score["version"] for score in scores] == [1, 2]
+        # The simulated engine answers alike whatever its weights: what was sampled behind the run is what was in it.
+        assert scores[0]["reward"] == scores[1]["reward"]
         lines = (run.out / name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1]
     # The simulated engine ignores the weights: the second cell has started again from version 0 to get the same.
@@ -109,6 +114,7 @@ def test_a_table_and_its_resumption(bench, tmp_path):
     rows = list(csv.DictReader((run.out / "table.csv").read_text().splitlines()))
     assert [(row["preset"], row["status"]) for row in rows] == [("quickstart", "done"), ("grpo_sync", "done")]
     assert float(rows[1]["useful_share"]) == 1.0
+    assert (run.out / "table.png").read_bytes().startswith(b"\x89PNG")
     table = (run.out / "table.md").read_text()
     assert readme.read_text() == f"head\n{marks[0]}\n{table}{marks[1]}\ntail\n"
 

@@ -130,3 +130,13 @@ def test_done_is_a_finished_run_of_exactly_this_config(tmp_path):
     assert not plan_cells(tmp_path, ("quickstart",), ("learner.lr", "1e-5"))[0].done
     cell.paths.summary.write_text('{"status": "do')
     assert not cell.done
+
+
+def test_a_cell_with_checkpoints_is_done_when_they_are_scored(tmp_path):
+    cell = plan_cells(tmp_path, ("quickstart",), ("checkpoint.every_steps", "1"))[0]
+    assert (cell.config.checkpoint.keep, cell.config.checkpoint.optimiser) == (3, False)
+    cell.paths.root.mkdir()
+    cell.paths.resolved_config.write_text(to_toml(cell.config))
+    for bench, done in (({}, False), ({"held_out": []}, True)):
+        cell.paths.summary.write_text(json.dumps({"status": "done", "bench": bench}))
+        assert cell.done is done

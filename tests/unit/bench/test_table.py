@@ -1,13 +1,14 @@
 """The table: figures by hand, means and ranges over seeds, and what happens to cells that failed."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_async.bench.columns import ALL, LEARNED, OFF_POLICY, SPEED, TABLES, CellResult
+from darts_async.bench.columns import ALL, LEARNED, OFF_POLICY, RACE, SPEED, TABLES, CellResult, reward_curve
 from darts_async.bench.table import to_csv, to_markdown
 
 
@@ -110,6 +111,52 @@ def test_the_off_policy_table_by_hand():
 def test_the_last_steps_are_five():
     last = next(column for column in OFF_POLICY if column.key == "reward_last")
     assert last.figure(CellResult("a", 0, {}, [{"reward/mean": float(i)} for i in range(8)])) == 5.0  # of 3..7
+
+
+def raced(seconds, rewards, *, equal_s=None, before=0.5, after=0.95) -> CellResult:
+    """A cell whose steps took so long; rewards: of the checkpoints, by version."""
+    scores = [{"version": v, "reward": r, "response_length": 9.0} for v, r in rewards.items()]
+    summary = {
+        "status": "done",
+        "eval": {"before": {"reward": before}, "after": {"reward": after}},
+        "bench": {"held_out": scores},
+    }
+    lengths = range(1, 201)
+    return CellResult("a", 0, summary, [{"learner/step_s": s} for s in seconds], lengths, equal_s)
+
+
+def figure(cell: CellResult, key: str) -> float | None:
+    return next(column for column in RACE if column.key == key).figure(cell)
+
+
+def test_a_target_is_reached_when_the_first_version_that_has_it_is_made():
+    cell = raced((1.0, 2.0, 4.0), {1: 0.79, 2: 0.86})
+    assert reward_curve(cell) == [(0.0, 0.5), (1.0, 0.79), (3.0, 0.86), (7.0, 0.95)]
+    assert (figure(cell, "s_to_0.8"), figure(cell, "s_to_0.85"), figure(cell, "s_to_0.9")) == (3.0, 3.0, 7.0)
+    assert figure(raced((1.0,), {}, after=0.7), "s_to_0.8") is None  # never, not at the end
+
+
+def test_the_evaluation_before_training_is_not_in_the_time():
+    cell = raced((3.0, 2.0, 4.0), {1: 0.6, 2: 0.86})
+    cell.summary["bench"]["training_s"] = 7.0  # the learner waited 2 s longer for its first group
+    assert reward_curve(cell)[1:] == [(1.0, 0.6), (3.0, 0.86), (7.0, 0.95)]
+
+
+def test_a_checkpoint_counts_before_the_evaluation_at_the_end():
+    assert reward_curve(raced((1.0,), {1: 0.6}, after=0.7))[-1] == (1.0, 0.6)
+
+
+def test_scores_in_the_run_are_on_the_curve():
+    cell = raced((1.0, 1.0), {})
+    steps = [cell.steps[0], {"learner/step_s": 1.0, "eval/version": 1.0, "eval/reward": 0.85}]
+    assert reward_curve(dataclasses.replace(cell, steps=steps)) == [(0.0, 0.5), (1.0, 0.85), (2.0, 0.95)]
+
+
+def test_reward_at_equal_time_and_lengths_by_hand():
+    cell = raced((1.0, 2.0, 4.0), {1: 0.79, 2: 0.86}, equal_s=6.5)
+    assert figure(cell, "reward_equal_time") == 0.86
+    assert figure(dataclasses.replace(cell, equal_s=None), "reward_equal_time") is None
+    assert (figure(cell, "length_mean"), figure(cell, "length_p99")) == (100.5, 198)
 
 
 def test_no_figure_is_twice_in_the_csv():

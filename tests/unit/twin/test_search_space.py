@@ -9,9 +9,19 @@ from hypothesis import strategies as st
 
 from darts_async.config import load_config
 from darts_async.errors import ConfigError
-from darts_async.twin.figures import Figures
-from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, Twin
-from darts_async.twin.search_space import DEFAULT_KNOBS, KNOBS, Range, Trial, front, knobs_for, overrides, recommend
+from darts_async.twin.figures import Figures, mean_of
+from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, Twin, read_twin
+from darts_async.twin.search_space import (
+    DEFAULT_KNOBS,
+    KNOBS,
+    Range,
+    Trial,
+    finalists,
+    front,
+    knobs_for,
+    overrides,
+    recommend,
+)
 
 _numbers = count()
 MACHINE = Profile(
@@ -59,6 +69,26 @@ def test_the_least_wasteful_of_those_nearly_as_fast():
     assert chosen is lean and "2 settings" in why and "20%" in why
 
 
+def test_figures_of_many_runs_are_trusted_more_than_lucky_ones():
+    lucky, slow = trial(120.0), trial(90.0)
+    sure = msgspec.structs.replace(trial(100.0), runs=3)
+    chosen, _ = recommend([lucky, sure, slow]) or (None, "")
+    assert chosen is sure
+
+
+def test_finalists_are_the_fastest_that_are_allowed_each_setting_once():
+    trials = [trial(50.0), trial(100.0, 3.0), trial(80.0, 0.5), trial(70.0, 0.9), FAILED]
+    again = msgspec.structs.replace(trials[2], number=99)
+    assert finalists([*trials, again], 2, max_staleness=1.0) == [again, trials[3]]
+    assert [one.figures.tokens_per_s for one in finalists(trials, 9) if one.figures] == [100.0, 80.0, 70.0, 50.0]
+
+
+def test_the_mean_of_runs_by_hand():
+    runs = [trial(100.0, 1.0, 0.5).figures, trial(300.0, 2.0, 0.0).figures]
+    mean = mean_of([run for run in runs if run is not None])
+    assert (mean.tokens_per_s, mean.staleness, mean.wasted, mean.step_s) == (200.0, 1.5, 0.25, 1.0)
+
+
 def test_a_limit_of_staleness():
     fresh, stale = trial(50.0, 0.4), trial(100.0, 2.0)
     chosen, why = recommend([fresh, stale], max_staleness=1.0) or (None, "")
@@ -97,3 +127,16 @@ def test_the_learner_has_what_the_replicas_leave():
     assert twin.learner_for(2, colocated=False).step_s == pytest.approx(2.0)
     with pytest.raises(ConfigError, match="none is left"):
         twin.learner_for(4, colocated=False)
+
+
+def test_a_profile_that_extends_another_differs_in_its_own_keys_alone():
+    plain, shaped = read_twin("gpu_14b").profile, read_twin("gpu_14b_shaped").profile
+    workload = msgspec.structs.replace(plain.workload, shaping=0.25)
+    assert shaped == msgspec.structs.replace(plain, name=shaped.name, source=shaped.source, workload=workload)
+
+
+@pytest.mark.parametrize("base", ["../gpu_14b.toml", 7])
+def test_a_profile_extends_a_file_beside_it_only(tmp_path, base):
+    (tmp_path / "own.toml").write_text(f"extends = {base!r}\n")
+    with pytest.raises(ConfigError, match="no file beside it"):
+        read_twin(str(tmp_path / "own.toml"))
