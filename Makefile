@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart figures off-policy soak twin ablation test test-all lint format constraints clean
+.PHONY: help quickstart figures off-policy soak twin race ablation test test-all lint format constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ soak: $(STAMP)  ## Measure the reliability table in README.md (under an hour; ON
 
 twin: $(STAMP)  ## Measure the twin's table in README.md: live against predicted (some 10 minutes, quiet machine)
 	@$(BIN)/python tools/validate_twin.py --readme README.md
+
+race: $(STAMP)  ## Measure the race in README.md: time to a held-out reward (some 10 minutes, quiet machine)
+	@$(BIN)/darts-async bench --live --table race --presets grpo_sync,one_step_off,darts_best --seeds 2 --steps 40 \
+	  --eval-prompts 128 --out runs/race --write-readme README.md
 
 ablation: $(STAMP)  ## The paper's ablation and its rivals on the twin, into README.md (some minutes of one core)
 	@$(BIN)/python tools/ablation.py --readme README.md
