@@ -1,6 +1,6 @@
 """The paper's ablation and its rivals on a twin, as speed-ups over synchronous GRPO; a table for README.md.
 
-`python tools/ablation.py [--profiles gpu_7b,gpu_14b] [--steps 12] [--readme README.md] [--out FOLDER]`
+`python tools/ablation.py [--profiles gpu_7b,gpu_14b] [--steps 8] [--readme README.md] [--out FOLDER]`
 
 The speed-up is of the time of a step (all but the first), each of which trains on the same number of groups. Columns
 without shaping say what scheduling alone brings; in `_shaped` profiles lengths follow what is trained on. Runs that are
@@ -54,27 +54,26 @@ PAPER = {
     },
 }
 REPLICAS = {"gpu_7b": 16, "gpu_14b": 8}
-GROUPS = {"gpu_7b": 512, "gpu_14b": 256}
 
 
 def main() -> int:
     """Run what is missing, print the table, write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", default="gpu_7b,gpu_7b_shaped,gpu_14b,gpu_14b_shaped")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--groups", type=int, default=0, help="groups a step; 0: as in the paper (256, 512 for 7B)")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=256, help="groups of 8 a step")
     parser.add_argument("--out", default=str(ROOT / "runs" / "ablation"))
     parser.add_argument("--readme", default="", help="file with the marks between which the table is written")
     arguments = parser.parse_args()
     found = {}
     for profile in arguments.profiles.split(","):
-        model = profile.removesuffix("_shaped")
-        groups = arguments.groups or GROUPS[model]
         out = Path(arguments.out).absolute() / profile
-        if (status := subprocess.run(command(profile, groups, arguments.steps, out), check=False).returncode) != 0:
+        if (
+            status := subprocess.run(command(profile, arguments.groups, arguments.steps, out), check=False).returncode
+        ) != 0:
             return status
         found[profile] = {name: step_s(out, name) for name in SETTINGS}
-    table = render(found, arguments.steps)
+    table = render(found, arguments)
     print(table)
     if arguments.readme:
         write(Path(arguments.readme), table)
@@ -101,14 +100,14 @@ def step_s(out: Path, name: str) -> float:
     return float((lines[-1]["wall_s"] - lines[0]["wall_s"]) / (len(lines) - 1))
 
 
-def render(found: dict[str, dict[str, float]], steps: int) -> str:
+def render(found: dict[str, dict[str, float]], arguments: argparse.Namespace) -> str:
     """The table in Markdown."""
     head = ["setting"]
     for profile in found:
         head += [f"`{profile}`", *(["paper"] if profile in PAPER else [])]
     note = (
-        f"Times faster than synchronous, mean over {steps - 1} steps on virtual time; `_shaped`: lengths follow what "
-        "is trained on (an assumption)."
+        f"Times faster than synchronous, mean over {arguments.steps - 1} steps of {arguments.groups} groups on virtual "
+        "time; `_shaped`: lengths follow what is trained on (an assumption)."
     )
     lines = [
         note,
