@@ -362,6 +362,37 @@ class EvalSection(Section):
     """Samples per prompt."""
 
 
+class MetricsSection(Section):
+    """[metrics]: who else gets what goes into `metrics.jsonl`, which is always written; and the trace."""
+
+    sinks: Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)] = Field(
+        default_factory=list
+    )
+    """Beside `metrics.jsonl`: `tensorboard` (event files under `<run>/tensorboard`), `wandb` (Weights & Biases, under
+    `<run>/wandb`), or a function of yours that returns a sink: `package.module:function` or
+    `path/to/file.py:function`. The first two need `pip install "darts-async[metrics]"`."""
+    sink_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Most lines that wait for a sink that is slow; further ones it does not get, which is warned of and counted. The
+    run never waits."""
+    sink_timeout_s: Seconds = 5.0
+    """Longest time the sinks get when the run ends to write what they have; what then still hangs is left behind."""
+    prometheus: Annotated[str, Field(max_length=256)] = ""
+    """Address on which the run serves its gauges to Prometheus while it lasts, such as `127.0.0.1:9464`: a host and a
+    port, port 0 for a free one (it is shown at the start). Whoever reaches it can read it. Empty: none."""
+    wandb_project: Annotated[str, Field(min_length=1, max_length=128)] = "darts-async"
+    """Project of the `wandb` sink."""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """`offline`: written to the run folder, sent with `wandb sync` when you like. `online`: sent as the run goes, with
+    the key that `wandb login` has left."""
+    engine_metrics: bool = True
+    """Pass vLLM's own figures on as `engine/<name>`: requests running and waiting, use of the KV cache, prefix cache
+    hits, preemptions, latencies."""
+    trace: bool = True
+    """Write down what every process did when, for `trace.json` (Perfetto, chrome://tracing) at the end of the run."""
+    trace_mib: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Most that the trace takes on disk, in MiB, all processes together; what comes later is left out."""
+
+
 class LaunchSection(Section):
     """[launch]: processes and sockets."""
 
@@ -405,4 +436,5 @@ class Config(Section):
     learner: LearnerSection = LearnerSection()
     checkpoint: CheckpointSection = CheckpointSection()
     eval: EvalSection = EvalSection()
+    metrics: MetricsSection = MetricsSection()
     launch: LaunchSection = LaunchSection()
