@@ -76,6 +76,7 @@ class Search:
             ("run.name", name),
             ("run.steps", str(self._plan.steps)),
             ("eval.prompts", "0"),
+            ("metrics.trace", "false"),  # nobody would look at it
         ]
         try:
             config = load_config(self._plan.config, own)
