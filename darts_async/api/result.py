@@ -129,7 +129,9 @@ class Result(_Summary, frozen=True, kw_only=True):
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, one HTML file; return where it is. Default: `report.html` in the run folder."""
-        raise NotImplementedError(out)
+        from darts_async.report.write import write_report  # noqa: PLC0415 - loads what draws
+
+        return write_report([self.folder], None if out is None else Path(out).absolute())
 
     def __repr__(self) -> str:
         reward = "" if self.reward.last is None else f", reward {_arrow(self.reward)}"

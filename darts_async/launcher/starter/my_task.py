@@ -12,19 +12,24 @@ class MyTask:
     """The prompts. Whatever `[task.params]` in my_run.toml holds is handed to `__init__` by name."""
 
     def __init__(self, num_prompts=64, longest=8):
-        self.num_prompts = num_prompts
-        self.longest = longest
+        rng = random.Random(0)  # the same prompts every time: every process of a run asks for them
+        found = {}
+        while len(found) < 2 * num_prompts:
+            problem = chain(rng, longest)
+            found[problem["prompt"]] = problem
+        self.train = list(found.values())[:num_prompts]
+        self.held_out = list(found.values())[num_prompts:]
 
     def train_prompts(self):
         """Return the prompts to train on: "prompt" is what the model is asked, "answer" what the rewards compare with.
 
-        Further columns are there for the rewards as `prompt.extra["name"]`. Must give the same prompts every time.
+        Further columns are there for the rewards, as `prompt.extra["name"]`.
         """
-        return [chain(random.Random(number), self.longest) for number in range(self.num_prompts)]
+        return self.train
 
     def held_out_prompts(self):
         """Return the prompts of the evaluation, before and after. Without this method some of the others are taken."""
-        return [chain(random.Random(-1 - number), self.longest) for number in range(self.num_prompts)]
+        return self.held_out
 
 
 def correct(prompt, response):
@@ -34,7 +39,7 @@ def correct(prompt, response):
 
 
 def brief(prompt, response):
-    """Return 1 for an empty response, less the longer it is. `response.num_tokens` would be its length in tokens."""
+    """Return 1 for an empty response, less the longer it is. (`response.num_tokens` is its length in tokens.)"""
     return 1.0 / (1.0 + len(response) / 100)
 
 
