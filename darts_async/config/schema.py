@@ -53,6 +53,10 @@ class ModelSection(Section):
     """Folder in Hugging Face format, or `quickstart` for the tiny policy that ships with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the engine's and the learner's weights."""
+    chat_template: str = ""
+    """How a prompt becomes the text that the model sees. Empty: the folder's own chat template. Else a file with a
+    Jinja template in the form that Hugging Face tokenizers use, or `plain`: the prompt as it is, for base models.
+    Checkpoints carry it."""
     max_prompt_tokens: PositiveInt = 64
     """Longer prompts are skipped and counted (tokens, chat template included)."""
     max_response_tokens: Annotated[int, Field(ge=2)] = 512
@@ -63,9 +67,11 @@ class TaskSection(Section):
     """[task]: prompts and their verifier."""
 
     name: Annotated[str, Field(min_length=1)] = "chain_arithmetic"
-    """Name in the registry of tasks."""
+    """`chain_arithmetic` (the quickstart's), `reasoning_gym` (its procedural data sets and their verifiers), `jsonl`,
+    `parquet` or `dataset` (rows of yours: files, or a Hugging Face data set on disk), or a class or function of yours:
+    `package.module:Task` or `path/to/file.py:Task`."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the task, as its documentation lists them."""
+    """Parameters of the task, as listed below the tables; your own class or function gets them by name."""
 
 
 class SamplingSection(Section):
@@ -130,13 +136,33 @@ class AllocationSection(Section):
     in the place of `dual_end`. What is not used carries over."""
 
 
-class RewardSection(Section):
-    """[reward]: the process pool that scores responses."""
+class RewardFunctionSection(Section):
+    """[[reward.functions]]: one part of the reward."""
 
+    name: Annotated[str, Field(min_length=1)]
+    """A built-in function, or the import path of yours."""
+    label: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,64})?$")] = ""
+    """Its name in the metrics. Empty: `name`, or what stands behind its colon."""
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)] = 1.0
+    """What its value is multiplied with."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the function, by name."""
+
+
+class RewardSection(Section):
+    """[reward]: what a response is worth, and the process pool that scores responses."""
+
+    functions: Annotated[list[RewardFunctionSection], Field(max_length=32)] = Field(default_factory=list)
+    """Tables `[[reward.functions]]` with `name`, `weight` (default 1), `params` and `label`: the reward is the weighted
+    sum, and each part is in the metrics as `reward/component/<label>`. `name` is `task` (the task's own verifier),
+    `exact_match`, `contains`, `number`, `maths`, `format`, `think_format`, `length`, `repetition`, or a function of
+    yours `(prompt, response) -> number`, plain or async: `package.module:function` or `path/to/file.py:function`.
+    Empty: the task's own verifier alone."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes."""
     timeout_s: Seconds = 10.0
-    """Longest time one score may take; then the candidate counts as failed and its worker is replaced."""
+    """Longest time one score may take, all functions together; then the candidate counts as failed and its worker is
+    replaced."""
 
 
 class QueuesSection(Section):
@@ -259,9 +285,24 @@ class LearnerSection(Section):
     kl_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL divergence to the frozen reference policy (k3 estimate, a token). 0: none is loaded."""
     reference: str = ""
-    """Folder of the reference policy in Hugging Face format. Empty: the policy as it is at the start."""
+    """Folder of the reference policy in Hugging Face format. Empty: the policy as it is at the start (with `lora_rank`
+    no second copy: the policy with its adapter off)."""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
+
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Train an adapter of this rank (LoRA, with peft) in the place of all weights, which then stay as they are: memory
+    for the optimiser and the bytes of an update shrink to the adapter's. 8 to 64 in use, with ten times the learning
+    rate. 0: train all weights."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """The adapter's product counts `lora_alpha / lora_rank` times. Unset: twice `lora_rank`."""
+    lora_targets: str | list[str] = "all-linear"
+    """The linear layers that get an adapter, by the last part or parts of their names, such as
+    `["q_proj", "v_proj"]`; `all-linear`: all but the output layer."""
+    init_optimiser: bool = False
+    """Begin with the optimiser's state that lies beside the weights in `model.path`, a checkpoint of an earlier run
+    (moments, and master weights under bfloat16); steps and learning-rate schedule begin anew. Without it a run that
+    begins from a checkpoint takes its weights alone."""
 
     correction: str | list[str] = "tis"
     """Off-policy correction, or several (masks, and at most one that weighs). `none`; `tis` (token weights, truncated);

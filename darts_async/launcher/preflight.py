@@ -27,7 +27,6 @@ from darts_async.engines.weights_file import model_shapes, num_weights
 from darts_async.errors import ConfigError, ProtocolError
 from darts_async.launcher import shared_weights
 from darts_async.launcher.gpus import check_gpus, visible_gpus
-from darts_async.launcher.reward_checks import check_rewards
 from darts_async.tasks import load_task
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 from darts_async.transport.curve import curve_is_available
@@ -81,7 +80,10 @@ def check_machine(config: Config) -> Plan:
     check_metrics_out(config)
     task = load_task(config.task.name, config.task.params)
     prompts = load_prompts(config, task)
-    check_rewards(config, task)
+    if config.reward.functions or is_import_path(config.task.name):
+        from darts_async.launcher.reward_checks import check_rewards  # noqa: PLC0415 - most runs have none
+
+        check_rewards(config, task)
     return Plan(config, paths, prompts, weight_bytes)
 
 
