@@ -90,5 +90,5 @@ def _show_plan(plan: Plan) -> None:
     console.print(to_toml(plan.config), soft_wrap=True, markup=False, highlight=False)
     for label, text in describe(plan).items():
         console.print(f"# {label + ':':<12} {text}", soft_wrap=True, markup=False, highlight=False)
-    for text in warnings(plan.config):
+    for text in [*warnings(plan.config), *plan.prompts.notes]:
         console.print(f"# warning: {text}", soft_wrap=True, markup=False, highlight=False)

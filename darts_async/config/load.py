@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from darts_async.config.beside import find_beside
 from darts_async.config.rules import resolve
 from darts_async.config.schema import Config
 from darts_async.errors import ConfigError
@@ -83,6 +84,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError("CONFIG", str(path), f"cannot be read ({error})", "Check the path and its rights.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("CONFIG", str(path), f"is not valid TOML: {error}", "Mend the line it names.") from None
+    find_beside(document, path.parent)
     return _extended(document, path.parent, (*chain, path))
 
 
