@@ -118,7 +118,7 @@ async def _top(run: _Run, console: Console, glyphs: Glyphs) -> int:
             print_picture(console, of_answer(found, run.tail.history), glyphs)
         case RunEnd():
             print_picture(console, of_folder(run.paths, run.tail.history), glyphs)
-            _say(console, found.text(), glyphs)
+            _say(console, f"\n{found.text()}", glyphs)
         case _Silence():
             _say(console, found.why, glyphs)
             return 1

@@ -156,7 +156,7 @@ def trends(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Block:
             points = resampled(trend.points, _MOST_SPARKS)
             drawn.append((label, template.format(trend.last), template, points, trend.points))
     if not drawn:
-        return Block("trends", [Text("no step is done yet", style="dim")], 1)
+        return Block("trends", [Text("no step is done yet", style="dim")] if snapshot.roles else [], 1)
     ranges = [_range(points, template) for _, _, template, points, _ in drawn]
     fixed = max(len(row[0]) for row in drawn) + max(len(row[1]) for row in drawn) + max(map(len, ranges)) + 6
     room = min(max(width - fixed, 8), _MOST_SPARKS)
@@ -237,12 +237,15 @@ def _useful(snapshot: Snapshot) -> str:
 def _useless(snapshot: Snapshot) -> str:
     total = sum(snapshot.tokens.values())
     shares = {
-        state.replace("cancelled_tail", "cancelled").replace("_", " "): count / total
+        _STATES.get(state, state): count / total
         for state, count in snapshot.tokens.items()
         if state != "trained" and count
     }
     largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
     return ", ".join(f"{share:.0%} {state}" for state, share in largest) or "nothing"
+
+
+_STATES: Final = {"cancelled_tail": "cancelled", "cancelled_shutdown": "cut off"}
 
 
 def _count(number: float) -> str:

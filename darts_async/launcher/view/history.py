@@ -103,8 +103,9 @@ class History:
         """Those during training."""
         self._trends: dict[str, Trend] = {}
         self._trained_s = 0.0
-        self._pace: deque[tuple[int, float, float]] = deque(maxlen=_PACE_STEPS + 1)
-        """Steps, wall time, tokens trained: after each of the last steps."""
+        self._pace: deque[tuple[float, float]] = deque(maxlen=_PACE_STEPS)
+        """Of each of the last steps: how long it took, and the tokens it trained. (Wall time would count the start of
+        the engines too, where the run was taken up again.)"""
 
     def add(self, line: Mapping[str, Any]) -> None:
         """A line of metrics. What is no finite number counts as not there."""
@@ -123,7 +124,8 @@ class History:
         self._trained_s += self.step_s or 0.0
         tokens = values.get("learner/tokens")
         self.learner_tokens_per_s = tokens / self.step_s if tokens is not None and self.step_s else None
-        self._pace.append((self.steps, self.wall_s, self.tokens.get("trained", 0.0)))
+        if self.step_s is not None:
+            self._pace.append((self.step_s, tokens or 0.0))
         if {"eval/version", "eval/reward", "eval/response_length"} <= values.keys() and values["eval/version"] >= 0:
             self.evals.append(
                 EvalLine(
@@ -140,17 +142,14 @@ class History:
 
     def left_s(self, steps: int, max_wall_s: float | None = None, max_tokens: int | None = None) -> float | None:
         """How long until the first of the limits is reached at the pace of the last steps; None: nothing tells."""
-        if len(self._pace) < 2 or self.steps >= steps:
+        took_s, tokens = (sum(part) for part in zip(*self._pace, strict=True)) if self._pace else (0.0, 0.0)
+        if took_s <= 0 or self.steps >= steps:
             return None
-        (step, wall_s, tokens), (last_step, last_s, last_tokens) = self._pace[0], self._pace[-1]
-        took_s = last_s - wall_s
-        if last_step <= step or took_s <= 0:
-            return None
-        left_s = took_s / (last_step - step) * (steps - last_step)
+        left_s = took_s / len(self._pace) * (steps - self.steps)
         if max_wall_s is not None:
             left_s = min(left_s, max(max_wall_s - self._trained_s, 0.0))
-        if max_tokens is not None and last_tokens > tokens:
-            left_s = min(left_s, max(max_tokens - last_tokens, 0.0) * took_s / (last_tokens - tokens))
+        if max_tokens is not None and tokens > 0:
+            left_s = min(left_s, max(max_tokens - self.tokens.get("trained", 0.0), 0.0) * took_s / tokens)
         return left_s
 
 

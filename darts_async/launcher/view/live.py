@@ -60,6 +60,8 @@ class LiveView:
         self._look: Callable[[], StatusAnswer] | None = None
         self._notes: deque[str] = deque(maxlen=_NOTES)
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+        """When that is."""
         self._taken_s = -EVERY_S
         self._stderr = _Lines(self._said)
         self._contexts = contextlib.ExitStack()
@@ -111,10 +113,10 @@ class LiveView:
         loop = asyncio.get_running_loop()
         due_s = max(self._taken_s + EVERY_S, loop.time())
         if self._timer is not None:
-            if self._timer.when() <= due_s:
+            if self._due_s <= due_s:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(due_s, self._take)
+        self._wake_at(due_s)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """A point more in the sparklines."""
@@ -134,10 +136,14 @@ class LiveView:
     def _said(self, line: str) -> None:
         self._notes.append(line)
 
+    def _wake_at(self, due_s: float) -> None:
+        self._due_s = due_s  # uvloop's handle does not tell, when it is due at once
+        self._timer = asyncio.get_running_loop().call_at(due_s, self._take)
+
     def _take(self) -> None:
         loop = asyncio.get_running_loop()
         self._taken_s = loop.time()
-        self._timer = loop.call_at(self._taken_s + _TICK_S, self._take)
+        self._wake_at(self._taken_s + _TICK_S)
         if self._look is not None:
             warnings = tuple(self._notes)
             snapshot = of_answer(self._look(), self._history, warnings=warnings)
