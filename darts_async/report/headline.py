@@ -45,13 +45,13 @@ def headline(data: ReportData) -> list[Row]:
         ("Reward, in training", "first → last steps", [_ends(run, "reward") for run in data.runs]),
         ("Length, in training", "tokens, first → last steps", [_ends(run, "response_length") for run in data.runs]),
         ("Tokens trained on", "of all generated", [_useful(run) for run in data.runs]),
-        ("Trained tokens/s", "", [_rate(run) for run in data.runs]),
+        ("Trained tokens/s", "from the first step on", [_rate(run) for run in data.runs]),
         ("Saved by cancels", "tokens, estimate", [_saved(run) for run in data.runs]),
-        ("Idle: generators, learner", "share of time", [_idle(run) for run in data.runs]),
-        ("Staleness", "mean, max", [_staleness(run) for run in data.runs]),
-        ("Cancel latency", "p50, p99", [_latency(run, "cancel_latency_ms") for run in data.runs]),
-        ("Weight update", "p50, p99", [_latency(run, "weight_update_ms") for run in data.runs]),
-        ("Restarts, resumes", "", [_restarts(run) for run in data.runs]),
+        ("Idle: generators / learner", "share of time", [_idle(run) for run in data.runs]),
+        ("Staleness", "mean / max", [_staleness(run) for run in data.runs]),
+        ("Cancel latency", "p50 / p99", [_latency(run, "cancel_latency_ms") for run in data.runs]),
+        ("Weight update", "p50 / p99", [_latency(run, "weight_update_ms") for run in data.runs]),
+        ("Restarts / resumes", "", [_restarts(run) for run in data.runs]),
         ("Warnings", "", [str(len(run.summary.warnings)) if run.summary else "" for run in data.runs]),
     ]
     return [Row(label, tuple(value or "—" for value in values), hint) for label, hint, values in rows if any(values)]
@@ -61,10 +61,13 @@ def facts(data: ReportData) -> list[Fact]:
     """What happened and what to look at, run by run."""
     found: list[Fact] = []
     for run in data.runs:
-        prefix = f"{run.letter}: " if run.letter else ""
         own = [*_outcome(run), *_learning(run), *_flow(run), *_faults(run)]
-        found += [Fact(fact.kind, prefix + fact.text) for fact in own]
+        found += [Fact(fact.kind, _named(run, fact.text)) for fact in own]
     return found[:MAX_FACTS]
+
+
+def _named(run: RunData, text: str) -> str:
+    return text if not run.letter or text.startswith(title_of(run)) else f"{title_of(run)}: {text}"
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +120,8 @@ def _useful(run: RunData) -> str:
 
 def _rate(run: RunData) -> str:
     trained = tokens_by_state(run)["trained"]
-    return shown(trained / run.wall_s) if trained and run.wall_s else ""
+    seconds = float(run.series.wall_s[-1]) - run.series.began_s if run.series.num_steps else 0.0
+    return shown(trained / seconds) if trained and seconds > 0 else ""
 
 
 def _saved(run: RunData) -> str:
@@ -129,25 +133,25 @@ def _idle(run: RunData) -> str:
     if run.summary is None or (run.summary.idle_ratio.generator is None and run.summary.idle_ratio.learner is None):
         return ""
     idle = run.summary.idle_ratio
-    return ", ".join("—" if share is None else f"{100 * share:.0f}%" for share in (idle.generator, idle.learner))
+    return " / ".join("—" if share is None else f"{100 * share:.0f}%" for share in (idle.generator, idle.learner))
 
 
 def _staleness(run: RunData) -> str:
     if run.summary is None or run.summary.staleness.mean is None:
         return ""
-    return f"{shown(run.summary.staleness.mean)}, {shown(run.summary.staleness.max)}"
+    return f"{shown(run.summary.staleness.mean)} / {shown(run.summary.staleness.max)}"
 
 
 def _latency(run: RunData, name: str) -> str:
     if run.summary is None:
         return ""
     found = getattr(run.summary, name)
-    return "" if found.p50 is None else f"{shown(found.p50)} ms, {shown(found.p99)} ms"
+    return "" if found.p50 is None else f"{shown(found.p50)} / {shown(found.p99)} ms"
 
 
 def _restarts(run: RunData) -> str:
     restarts, resumes = num_restarts(run), max(len(run.starts) - 1, 0)
-    return f"{restarts}, {resumes}"
+    return f"{restarts} / {resumes}"
 
 
 def num_restarts(run: RunData) -> int:

@@ -53,7 +53,7 @@ def render(data: ReportData, *, now: float | None = None) -> str:
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
     return template.render(
         data=data,
-        title=", ".join(run.name for run in data.runs),
+        title=data.runs[0].name if len(data.runs) == 1 else f"{len(data.runs)} runs compared",
         rows=headline(data),
         facts=facts(data),
         sections=sections,

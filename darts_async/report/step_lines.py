@@ -57,6 +57,8 @@ class StepSeries:
     last: dict[str, float] = field(default_factory=dict)
     """The last line."""
     ages: dict[int, AgeTotals] = field(default_factory=dict)
+    began_s: float = 0.0
+    """When the first step that is known of began."""
     num_bad_lines: int = 0
     torn: bool = False
     """The last line is unfinished."""
@@ -107,6 +109,8 @@ def read_steps(path: Path, max_points: int = MAX_POINTS) -> StepSeries:
     names: dict[str, None] = {}
     for line in _lines(path, series):
         points.at(line["step"]).add(line)
+        if not series.num_steps:
+            series.began_s = max(0.0, line["wall_s"] - _seconds(line.get("learner/step_s")))
         series.num_steps += 1
         series.last = {name: value for name, value in line.items() if isinstance(value, int | float)}
         _add_ages(series.ages, series.last)
@@ -135,6 +139,10 @@ def _lines(path: Path, series: StepSeries) -> Iterator[dict[str, Any]]:
                 series.num_bad_lines += 1
             else:
                 series.torn = True
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 def _add_ages(ages: dict[int, AgeTotals], line: dict[str, float]) -> None:

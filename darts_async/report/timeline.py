@@ -7,7 +7,7 @@ written one event a line is read whole if it is small, and refused if it is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,11 +17,13 @@ import numpy as np
 
 from darts_async.report.step_lines import StepSeries
 
-__all__ = ["Span", "Timeline", "choose_stretch", "from_metrics", "read_trace"]
+__all__ = ["Span", "Timeline", "choose_stretch", "from_metrics", "overlap", "read_trace", "role_order"]
 
 MAX_SPANS: Final = 4000
 STEPS_SHOWN: Final = 8
 """Learner steps in a stretch."""
+_COARSE: Final = frozenset({"state", "compute", "group"})
+"""Categories that lie around the others."""
 MAX_WHOLE_BYTES: Final = 32 << 20
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_ROLES: Final = 64
@@ -98,6 +100,8 @@ def read_trace(path: Path, stretch: tuple[float, float] | None) -> Timeline:
             if event.ph == "M" and event.name == "process_name" and len(names) < MAX_ROLES:
                 names[event.pid] = str(event.args.get("name", ""))[:100]
             elif event.ph in {"X", "i", "I"} and _is_within(event, start_s, stop_s):
+                if event.cat in _COARSE:
+                    continue
                 if len(found) < MAX_SPANS:
                     found.append((event.pid, event))
                 else:
@@ -106,18 +110,7 @@ def read_trace(path: Path, stretch: tuple[float, float] | None) -> Timeline:
         timeline.problem = f"trace.json cannot be read: {error}"
         if not found:
             return Timeline(problem=timeline.problem)
-    timeline.spans = sorted(
-        (
-            Span(
-                names.get(pid) or f"process {pid}",
-                event.cat.split(",")[0][:40] or event.name[:40],
-                event.ts / _MICRO,
-                (event.dur if event.ph == "X" else 0.0) / _MICRO,
-            )
-            for pid, event in found
-        ),
-        key=lambda span: span.start_s,
-    )
+    timeline.spans = _tidied(_span(names.get(pid) or f"process {pid}", event) for pid, event in found)
     timeline.roles = sorted({span.role for span in timeline.spans}, key=role_order)
     if not timeline.spans:
         return Timeline(problem=timeline.problem or "trace.json has no span in the stretch that is shown")
@@ -160,6 +153,50 @@ def role_order(name: str) -> tuple[int, str]:
     """Roles in the order in which work passes through them."""
     order = ("allocator", "generator", "selector", "learner")
     return next((number for number, role in enumerate(order) if name.startswith(role)), len(order)), name
+
+
+def overlap(timeline: Timeline) -> tuple[float, float, float] | None:
+    """Shares of the stretch in which some generator decoded, the learner computed, and both at once; None: unknown."""
+    decoding = _union(timeline, {"decode", "prefill"})
+    computing = _union(timeline, {"forward_backward", "optimiser"})
+    whole = timeline.stop_s - timeline.start_s
+    if timeline.source != "trace" or timeline.num_left_out or not (decoding and computing) or whole <= 0:
+        return None
+    both = sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in decoding for b in computing)
+    first, second = (sum(stop - start for start, stop in busy) for busy in (decoding, computing))
+    return first / whole, second / whole, both / whole
+
+
+def _union(timeline: Timeline, categories: set[str]) -> list[tuple[float, float]]:
+    """When at least one span of these lasted, within the stretch; ascending and apart."""
+    found: list[tuple[float, float]] = []
+    for span in timeline.spans:
+        start = max(span.start_s, timeline.start_s)
+        stop = min(span.start_s + span.duration_s, timeline.stop_s)
+        if span.category not in categories or stop <= start:
+            continue
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        else:
+            found.append((start, stop))
+    return found
+
+
+def _span(role: str, event: _Event) -> Span:
+    category = event.cat.split(",")[0][:40] or event.name[:40]
+    return Span(role, category, event.ts / _MICRO, (event.dur if event.ph == "X" else 0.0) / _MICRO)
+
+
+def _tidied(spans: Iterable[Span]) -> list[Span]:
+    """By start; of cancels the moments alone, where they are known; waiting only of the learner, whose is exact."""
+    ordered = sorted(spans, key=lambda span: span.start_s)
+    moments = any(span.category == "cancel" and not span.duration_s for span in ordered)
+    return [
+        span
+        for span in ordered
+        if not (span.category == "cancel" and span.duration_s and moments)
+        and not (span.category == "waiting" and not span.role.startswith("learner"))
+    ]
 
 
 def _is_within(event: _Event, start_s: float, stop_s: float) -> bool:

@@ -10,6 +10,7 @@ from darts_async.report.charts.chart import (
     Figure,
     NoChart,
     figure,
+    height_of,
     line,
     numbers,
     right_axis,
@@ -58,7 +59,7 @@ def budget_over_steps(data: ReportData) -> list[Chart] | NoChart:
         "how much lengths spread within groups (right). With allocation.budget = 'auto' both should move together; a "
         "budget that stays high while the spread has gone buys nothing: lower it, or raise allocation.cost_weight."
     )
-    return [Chart("budget", title, reading, " ".join(words), drawn, wide=True)]
+    return [Chart("budget", title, reading, " ".join(words), drawn, height_of(drawn), wide=True)]
 
 
 def budget_by_spread(data: ReportData) -> list[Chart] | NoChart:
@@ -87,7 +88,7 @@ def budget_by_spread(data: ReportData) -> list[Chart] | NoChart:
         "visit): see allocation.min, allocation.max and allocation.signal."
     )
     drawn = figure(traces, "spread of the group's lengths, tokens", "candidates (M)", hovermode="closest")
-    return [Chart("budget-spread", title, reading, f"{title}. " + " ".join(words), drawn, wide=True)]
+    return [Chart("budget-spread", title, reading, f"{title}. " + " ".join(words), drawn, height_of(drawn), wide=True)]
 
 
 def _dots(groups: list[SampledGroup], colour: str) -> Figure:

@@ -21,6 +21,7 @@ __all__ = [
     "NoChart",
     "Style",
     "figure",
+    "height_of",
     "line",
     "numbers",
     "plain",
@@ -39,6 +40,8 @@ MARKS_ALL: Final = 30
 MARKS_SHOWN: Final = 12
 """a longer one about so many: enough to tell lines apart."""
 HEIGHT: Final = 300
+NAMES_IN_A_ROW: Final = 4
+NAME_PX: Final = 8
 MAX_TEXT: Final = 60
 
 
@@ -165,6 +168,11 @@ def shown(value: float | None, digits: int = 3) -> str:
     if value == round(value) or abs(value) >= 10**digits:
         return f"{round(value):,}"
     return f"{value:.{digits}g}"
+
+
+def height_of(drawn: Figure) -> int:
+    """A legend of many names needs room of its own above the plot."""
+    return HEIGHT + NAME_PX * max(0, len(drawn["data"]) - NAMES_IN_A_ROW)
 
 
 def title_of(run: RunData) -> str:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from darts_async.report.charts.chart import Chart, Figure, NoChart, Style, figure, line, numbers, shown, title_of
+from darts_async.report.charts.chart import (
+    Chart,
+    Figure,
+    NoChart,
+    Style,
+    figure,
+    height_of,
+    line,
+    numbers,
+    shown,
+    title_of,
+)
 from darts_async.report.data import ReportData, RunData
 from darts_async.report.histogram import Histogram
 from darts_async.report.ledger_story import LedgerStory, LengthProfile
@@ -96,7 +107,7 @@ def _distribution(
             f"{shown(histogram.quantile(0.5))}, 95th percentile {shown(histogram.quantile(0.95))}."
         )
     drawn = figure(traces, x, "share, %")
-    return [Chart(chart_id, title, reading, f"Distribution of {x}. " + " ".join(words), drawn)]
+    return [Chart(chart_id, title, reading, f"Distribution of {x}. " + " ".join(words), drawn, height_of(drawn))]
 
 
 def _ends(story: LedgerStory | None) -> list[tuple[str, LengthProfile]]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from darts_async.report.charts.chart import Chart, NoChart, figure, line, numbers, right_axis, shown, style, title_of
+from darts_async.report.charts.chart import (
+    Chart,
+    NoChart,
+    figure,
+    height_of,
+    line,
+    numbers,
+    right_axis,
+    shown,
+    style,
+    title_of,
+)
 from darts_async.report.charts.series import over
 from darts_async.report.data import ReportData
 
@@ -114,4 +125,6 @@ def held_out(data: ReportData) -> list[Chart] | NoChart:
         "length down is what this is for. Reward that rises above but not here is overfitting to the prompts, or to "
         "what selection lets through."
     )
-    return [Chart("held-out", title, reading, "Scores of the held-out set. " + " ".join(words), drawn)]
+    return [
+        Chart("held-out", title, reading, "Scores of the held-out set. " + " ".join(words), drawn, height_of(drawn))
+    ]

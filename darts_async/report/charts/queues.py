@@ -11,6 +11,8 @@ from darts_async.report.data import ReportData
 _DEPTH = re.compile(r"queue/([^/]{1,60})/depth")
 _AGE = re.compile(r"queue/([^/]{1,60})/age_p99_s")
 MAX_QUEUES = 6
+_BOUNDED = ("in_flight_groups", "ready_groups")
+"""Those with a bound in the config; of several runs these alone are shown."""
 
 
 def queue_depth(data: ReportData) -> list[Chart] | NoChart:
@@ -59,14 +61,16 @@ def queue_age(data: ReportData) -> list[Chart] | NoChart:
 
 def _names(data: ReportData, pattern: re.Pattern[str]) -> list[str]:
     found = {match[1] for run in data.runs for name in run.series.columns if (match := pattern.fullmatch(name))}
-    first = ("in_flight_groups", "ready_groups", "rewards", "trajectories")
-    return sorted(found, key=lambda name: (first.index(name) if name in first else len(first), name))[:MAX_QUEUES]
+    first = (*_BOUNDED, "rewards", "trajectories")
+    return sorted(found, key=lambda name: (first.index(name) if name in first else len(first), name))[
+        : MAX_QUEUES if len(data.runs) == 1 else len(_BOUNDED)
+    ]
 
 
 def _bound(data: ReportData) -> dict[str, float]:
     """The bounds of the one run, or those that all runs share."""
     bounds = {}
-    for name in ("in_flight_groups", "ready_groups"):
+    for name in _BOUNDED:
         values = {None if run.config is None else run.config.get(f"queues.{name}") for run in data.runs}
         value = values.pop() if len(values) == 1 else None
         if isinstance(value, int) and value > 0:

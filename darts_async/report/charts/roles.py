@@ -6,16 +6,18 @@ from collections import Counter
 
 from darts_async.report.charts.chart import Chart, Figure, NoChart, figure, plain, shown, title_of
 from darts_async.report.data import ReportData, RunData
-from darts_async.report.timeline import Span, Timeline, role_order
+from darts_async.report.timeline import Span, Timeline, overlap, role_order
 
 MAX_LANES = 24
 LANE_PX = 34
 _LOOKS = {
+    "dispatch": ("@s7", ""),
     "decode": ("@s0", ""),
     "prefill": ("@s5", "/"),
     "swap": ("@s3", "x"),
     "cancel": ("@s1", ""),
     "reward": ("@s2", ""),
+    "select": ("@s7", ""),
     "forward_backward": ("@s4", ""),
     "optimiser": ("@s6", "\\"),
     "publish": ("@s3", "."),
@@ -135,6 +137,9 @@ def _reading(shown_lines: Timeline) -> str:
             "forward and backward, rest, and decoding is as long as the engine was busy in the step; when exactly is "
             "not known. With metrics.trace = true it is."
         )
+    if (shares := overlap(shown_lines)) is not None:
+        decoded, computed, both = (f"{100 * share:.0f}%" for share in shares)
+        text += f" Here generators decoded {decoded} of the time, the learner computed {computed}, both at once {both}."
     text += " This is a stretch from the middle of the run; trace.json in ui.perfetto.dev has all of it."
     if shown_lines.num_left_out:
         text += f" {shown_lines.num_left_out:,} spans of the stretch are left out."

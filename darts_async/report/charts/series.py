@@ -6,7 +6,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from darts_async.report.charts.chart import Chart, Figure, NoChart, figure, line, numbers, shown, style, title_of
+from darts_async.report.charts.chart import (
+    Chart,
+    Figure,
+    NoChart,
+    figure,
+    height_of,
+    line,
+    numbers,
+    shown,
+    style,
+    title_of,
+)
 from darts_async.report.data import ReportData, RunData
 
 __all__ = ["over"]
@@ -45,7 +56,9 @@ def over(
     if note := thinned(data.runs):
         reading = f"{reading} {note}"
     drawn = figure([*traces, *(extra or [])], _AXES[along], y, **layout)
-    return [Chart(chart_id, title, reading, f"{y} over {_AXES[along]}. " + " ".join(words), drawn, wide=wide)]
+    return [
+        Chart(chart_id, title, reading, f"{y} over {_AXES[along]}. " + " ".join(words), drawn, height_of(drawn), wide)
+    ]
 
 
 def thinned(runs: list[RunData]) -> str:

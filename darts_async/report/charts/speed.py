@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from darts_async.report.charts.chart import Chart, NoChart, figure, line, numbers, right_axis, shown, style, title_of
+from darts_async.report.charts.chart import (
+    Chart,
+    NoChart,
+    figure,
+    height_of,
+    line,
+    numbers,
+    right_axis,
+    shown,
+    style,
+    title_of,
+)
 from darts_async.report.charts.series import over
 from darts_async.report.data import ReportData
 
@@ -69,7 +80,7 @@ def cancels(data: ReportData) -> list[Chart] | NoChart:
         "stopped (right). The latency should stay at a few milliseconds: a second of it costs as many tokens as a "
         "second of decoding. If it grows, look at loop lag and at the generators' stream_interval."
     )
-    return [Chart("cancels", title, reading, "Cancels over steps. " + " ".join(words), drawn)]
+    return [Chart("cancels", title, reading, "Cancels over steps. " + " ".join(words), drawn, height_of(drawn))]
 
 
 def weight_updates(data: ReportData) -> list[Chart] | NoChart:
@@ -78,7 +89,7 @@ def weight_updates(data: ReportData) -> list[Chart] | NoChart:
         f"{title_of(run)}: engines were held up {shown(update.p50)} ms by an update in the median, "
         f"{shown(update.p99)} ms at the 99th percentile."
         for run in data.runs
-        if run.summary is not None and (update := run.summary.weight_update_ms).p50 is not None
+        if len(data.runs) == 1 and run.summary is not None and (update := run.summary.weight_update_ms).p50 is not None
     ]
     return over(
         data,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from darts_async.report.charts.chart import Chart, Figure, NoChart, figure, line, numbers, shown, style, title_of
+from darts_async.report.charts.chart import (
+    Chart,
+    Figure,
+    NoChart,
+    figure,
+    height_of,
+    line,
+    numbers,
+    shown,
+    style,
+    title_of,
+)
 from darts_async.report.charts.series import over
 from darts_async.report.data import ReportData
 
@@ -40,7 +51,7 @@ def staleness_by_age(data: ReportData) -> list[Chart] | NoChart:
         "queues.in_flight_groups move it."
     )
     drawn = figure(traces, "age, policy versions", "share of trained tokens, %", xaxis=_whole(data))
-    return [Chart("age", title, reading, " ".join(words), drawn)]
+    return [Chart("age", title, reading, " ".join(words), drawn, height_of(drawn))]
 
 
 def drift_by_age(data: ReportData) -> list[Chart] | NoChart:
@@ -65,7 +76,7 @@ def drift_by_age(data: ReportData) -> list[Chart] | NoChart:
         "pipeline.max_staleness or learner.lr, or choose another learner.correction."
     )
     drawn = figure(traces, "age, policy versions", "|log ratio| (mean)", xaxis=_whole(data))
-    return [Chart("drift", title, reading, f"{title}. " + "; ".join(words) + ".", drawn)]
+    return [Chart("drift", title, reading, f"{title}. " + "; ".join(words) + ".", drawn, height_of(drawn))]
 
 
 def _whole(data: ReportData) -> Figure:
