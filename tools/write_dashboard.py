@@ -185,7 +185,17 @@ def rows() -> dict[str, list[Panel]]:
                 [(metric("selection/zero_variance_share"), "{{run}} one reward")],
                 most=1,
             ),
-            Panel("Candidates sampled", "none", [(metric("allocation/candidates_mean"), "{{run}} mean for a prompt")]),
+            Panel(
+                "Candidates sampled",
+                "none",
+                [
+                    (
+                        f"sum by (run, candidates) ({metric('candidates/<candidates>', candidates='')})",
+                        "{{run}} {{candidates}}",
+                    )
+                ],
+                "Groups of a step by how many candidates were sampled",
+            ),
         ],
         "Engine": [
             Panel(
@@ -292,7 +302,6 @@ def _variables() -> list[dict[str, Any]]:
             "label": "Run",
             "datasource": _SOURCE,
             "query": {"query": runs, "refId": "runs"},
-            "definition": runs,
             "refresh": 2,
             "sort": 2,
             "multi": True,

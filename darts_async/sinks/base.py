@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from darts_async.config.paths import RunPaths
 from darts_async.messages import EvalResult
 
 __all__ = ["MakeSink", "Sink", "SinkRun"]
@@ -28,6 +29,11 @@ class SinkRun:
     first_step: int = 0
     """Of this start: other than 0 where a run goes on that was cut off. What the sink wrote before is to be added to,
     not replaced."""
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the run's logs."""
+        return RunPaths(self.root).logs
 
 
 class Sink(Protocol):

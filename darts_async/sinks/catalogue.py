@@ -80,7 +80,6 @@ selector/unasked_cancels    | counter | Candidates that a generator ended as can
 reward/mean                 | gauge   | Mean reward of the finished candidates of the last step.
 reward/kept                 | gauge   | Mean reward of the candidates that the last step trained on.
 reward/rejected             | gauge   | Mean reward of the candidates that finished and were not kept.
-reward/kept_mean            | gauge   | Mean over the kept responses of the last step, before shaping.
 reward/component/<component> | gauge  | Mean of one component of the reward, finished candidates of the last step.
 response_length/generated   | gauge   | Mean length of the finished candidates of the last step, in tokens.
 response_length/kept        | gauge   | Mean length of the candidates that the last step trained on, in tokens.

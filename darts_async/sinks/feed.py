@@ -7,7 +7,8 @@ and every line the sink did not get is counted. The thread is a daemon: one that
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
 import queue
 import threading
 import traceback
@@ -15,11 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from darts_async.messages import EvalResult
+from darts_async.owned_files import open_log
 from darts_async.sinks.base import MakeSink, Sink, SinkRun
 
-__all__ = ["SinkFeed"]
+__all__ = ["LOG", "SinkFeed"]
 
-_log = logging.getLogger(__name__)
+LOG: Final = "sinks.log"
+"""In the run's logs: the whole of the first failure of each sink."""
+
 _METHODS: Final = ("line", "evaluated", "ended", "close")
 _Call: TypeAlias = Callable[[Sink], None]
 _LAST_WORDS: Final = 4
@@ -134,9 +138,15 @@ class SinkFeed:
         if self._failed:
             return
         self._failed = True
-        _log.warning("sink %s:\n%s", self.name, "".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError):
+            self._run.logs.mkdir(exist_ok=True)
+            with os.fdopen(open_log(self._run.logs / LOG), "a", encoding="utf-8") as log:
+                log.write(f"the sink {self.name} {what}:\n{''.join(traceback.format_exception(error))}\n")
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        self._warn(f"the sink `{self.name}` {what}: {reason}; the run goes on, and metrics.jsonl has everything")
+        self._warn(
+            f"the sink `{self.name}` {what}: {reason}; the run goes on, and metrics.jsonl has everything "
+            f"(logs/{LOG} says more)"
+        )
 
 
 def _check(sink: Any) -> None:

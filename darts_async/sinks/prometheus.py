@@ -24,6 +24,7 @@ __all__ = ["RoleSight", "RunExporter"]
 
 _LABELS: Final = ("run", "role", "rank")
 _OWN: Final = ("launcher", "0")
+_SELECTOR: Final = ("selector", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,11 @@ class RunExporter:
         said: dict[tuple[str, str], dict[str, float]] = {_OWN: dict(self.own())}
         for sight in sights:
             said[sight.role, str(sight.rank)] = dict(sight.gauges)
+        selectors = self._steps.get(_SELECTOR, {})
         for place, values in list(self._steps.items()):
-            _merge(said.setdefault(place, {}), values)
+            # Both report what was kept of a step; one of them is enough.
+            known = () if place == _SELECTOR else selectors
+            _merge(said.setdefault(place, {}), {name: value for name, value in values.items() if name not in known})
         for place, values in said.items():
             for name, value in values.items():
                 if math.isfinite(value):

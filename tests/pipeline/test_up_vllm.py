@@ -37,6 +37,8 @@ def test_a_few_steps_of_the_quickstart(up):
     assert summary["eval"]["after"]["policy_version"] == 4
     (during,) = summary["eval"]["during"]
     assert (during["policy_version"], during["rollouts"]) == (2, 32)  # all of version 2: others are not counted
+    traced = run.traced()
+    assert 2 <= traced.spans["swap"] <= 4 and traced.spans["swap_phase"] == 6 * traced.spans["swap"]
     best = json.loads((run.run_folder / "checkpoints" / "best.json").read_text())
     assert best["step"] in {2, 4}
     assert (run.run_folder / "checkpoints" / "step_4" / "model.safetensors").is_file()

@@ -79,6 +79,8 @@ def test_a_sink_that_fails_once_is_asked_again_and_told_of_once(run):
     assert feed.num_lost == 2 and sink.closed
     (warning,) = told
     assert "`own` failed: OSError" in warning and "No space left" in warning and "metrics.jsonl" in warning
+    log = (run.logs / "sinks.log").read_text()
+    assert log.count("Traceback") == 1 and "test_feed.py" in log
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such server"), SystemExit(3)])
