@@ -420,7 +420,7 @@ class MetricsSection(Section):
     prometheus: Annotated[str, Field(max_length=256)] = ""
     """Address on which the run serves its gauges to Prometheus while it lasts, such as `127.0.0.1:9464`: a host and a
     port, port 0 for a free one (it is shown at the start). Whoever reaches it can read it. Empty: none."""
-    wandb_project: Annotated[str, Field(min_length=1, max_length=128)] = "darts-async"
+    wandb_project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "darts-async"
     """Project of the `wandb` sink."""
     wandb_mode: Literal["offline", "online"] = "offline"
     """`offline`: written to the run folder, sent with `wandb sync` when you like. `online`: sent as the run goes, with

@@ -114,7 +114,7 @@ class RunExporter:
 
     def _launchers(self, sights: list[RoleSight]) -> Iterator[tuple[Family, tuple[str, str], float]]:
         """What the launcher alone knows."""
-        yield _own("run", "What is run; always 1.", labels=tuple(self.info.items())), _OWN, 1.0
+        yield _own("run_info", "What is run; always 1.", labels=tuple(self.info.items())), _OWN, 1.0
         yield _own("run_start_timestamp_seconds", "When this start of the run began."), _OWN, self._began_s
         yield _own("run_steps", "Learner steps that the run is to make."), _OWN, float(self.steps)
         if self._line:

@@ -120,6 +120,7 @@ def test_the_page_has_every_figure_with_run_role_and_rank(page):
     assert samples(page, "darts_async_role_up") == {("generator", "0"): 1, ("generator", "1"): 0, ("selector", "0"): 1}
     assert samples(page, "darts_async_role_restarts_total")["generator", "1"] == 2
     assert 0 <= samples(page, "darts_async_role_heartbeat_age_seconds")["generator", "0"] < 60
+    assert samples(page, "darts_async_run_info") == {("launcher", "0"): 1}
     assert samples(page, "darts_async_run_steps_done") == {("launcher", "0"): 5}
     assert samples(page, "darts_async_queue_bound") == {("launcher", "0"): 16}
     assert samples(page, "darts_async_sink_lost_lines_total")["launcher", "0"] == 3
