@@ -70,4 +70,4 @@ class WeightSwap:
             raise EngineDead(f"{what}: {phase} failed in vLLM: {error}") from error
         finally:
             self.phases_s[phase] = time.monotonic() - started
-            current().lane("swap phases").span("swap", phase, started)
+            current().lane("swap phases").span("swap_phase", phase, started)

@@ -79,7 +79,7 @@ class _Walk:
             self._name(event)
             return
         lane = (pid, event.get("tid", 0))
-        track = (pid, "C", event["name"]) if phase == "C" else lane
+        track = (pid, "C", event["name"], *event["args"]) if phase == "C" else lane
         if pid not in check.processes:
             check.wrong(f"process {pid} is used before it has a name")
         if phase != "C" and lane not in self._lanes:
@@ -89,7 +89,7 @@ class _Walk:
         self._last[track] = event["ts"]
         match phase:
             case "C":
-                check.counters.add(event["name"])
+                check.counters |= {f"{event['name']}/{series}" for series in event["args"]}
                 if not all(isinstance(value, int | float) for value in event["args"].values()):
                     check.wrong(f"counter {event['name']} of {event['args']}")
             case "X":

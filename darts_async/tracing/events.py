@@ -31,6 +31,8 @@ _LANES: Final = (
     "groups",
 )
 _MOST_RANKS: Final = 10_000
+_FIRST_TID: Final = 1001
+"""A thread with the number of a process would pass for its main thread. No two lanes of a run have the same one."""
 
 
 class Flows:
@@ -95,8 +97,9 @@ class Translator:
                     instant["args"] = record.args
                 return [*named, instant]
             case Counter():
-                value = {"value": record.value}
-                return [{"ph": "C", "pid": pid, "tid": 0, "ts": ts, "name": record.name, "args": value}]
+                name, series = _series(record.name)
+                value = {series: record.value}
+                return [{"ph": "C", "pid": pid, "tid": 0, "ts": ts, "name": name, "args": value}]
             case Note():
                 return self._note(pid, ts, record.text)
 
@@ -139,9 +142,15 @@ class Translator:
         tid = self._tids.get((pid, lane))
         if tid is not None:
             return tid, []
-        tid = self._tids[pid, lane] = len(self._tids) + 1
+        tid = self._tids[pid, lane] = _FIRST_TID + len(self._tids)
         order = _LANES.index(lane) if lane in _LANES else len(_LANES)
         return tid, [_named("thread", pid, tid, lane), _sorted("thread", pid, tid, order)]
+
+
+def _series(counter: str) -> tuple[str, str]:
+    """A counter and its series: viewers write one behind the other."""
+    at = max(counter.rfind("/"), counter.rfind(" "))
+    return (counter[:at], counter[at + 1 :]) if at > 0 else (counter, "value")
 
 
 def _named(what: str, pid: int, tid: int, name: str) -> Event:

@@ -6,10 +6,16 @@ decode, swaps of the weights, aborts.
 
 from __future__ import annotations
 
+from typing import Final
+
 from darts_async.tracing.level import Level
 from darts_async.tracing.role_trace import current
 
 __all__ = ["GeneratorSpans"]
+
+_BUSY: Final = "decoding"
+_IDLE: Final = "waiting for requests"
+"""States of a generator, which looks at itself once a second only."""
 
 
 class GeneratorSpans:
@@ -17,7 +23,8 @@ class GeneratorSpans:
 
     def __init__(self) -> None:
         self._trace = current()
-        self._prefill = Level(self._trace, "prefill", "requests without a token")
+        self._num = 0
+        self._prefill = Level(self._trace, "prefill", "prefilling requests")
         self._decode = Level(self._trace, "decode", "running requests")
         self._swaps, self._aborts, self._cancels = map(self._trace.lane, ("swap", "abort", "cancel"))
         self.gauges = self._trace.gauges
@@ -25,6 +32,9 @@ class GeneratorSpans:
 
     def requested(self) -> None:
         """The engine has one more request."""
+        self._num += 1
+        if self._num == 1:
+            self._trace.turns(_IDLE, _BUSY)
         self._prefill.change(+1)
 
     def first_output(self, group: int, *, is_first: bool) -> None:
@@ -37,6 +47,9 @@ class GeneratorSpans:
     def left(self, *, decoded: bool) -> None:
         """A request is over."""
         (self._decode if decoded else self._prefill).change(-1)
+        self._num -= 1
+        if not self._num:
+            self._trace.turns(_BUSY, _IDLE)
 
     def aborted(self, num: int, began_s: float) -> None:
         """The engine was told to end so many."""

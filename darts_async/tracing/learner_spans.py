@@ -17,6 +17,9 @@ _CATEGORIES: Final = {
     "save_recovery": "checkpoint",
 }
 """By the name of the trainer's function."""
+_INTO_S: Final = 1e-4
+"""Arrows end so far into a span. On virtual time groups are sent and received in the same moment; where they are sent
+they stand a microsecond apart, and must not stand behind this."""
 
 
 class _Group(Protocol):
@@ -44,7 +47,7 @@ class LearnerSpans:
         category = _CATEGORIES.get(name, "compute")
         if name == "accumulate":
             groups = list(cast("Iterable[_Group]", arguments[0]))
-            flows = [(group.group_id, began_s) for group in groups]
+            flows = [(group.group_id, began_s + _INTO_S) for group in groups]
             self._lane.span(category, "forward and backward", began_s, flows=flows, groups=len(groups))
         else:
             self._lane.span(category, name.replace("_", " "), began_s)

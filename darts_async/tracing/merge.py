@@ -144,9 +144,10 @@ class _RawFile:
 
 def _decoded(line: bytes) -> Record | None:
     try:
-        return DECODER.decode(line)
+        record: Record = DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    return record
 
 
 class _Writer:

@@ -23,6 +23,7 @@ __all__ = [
     "ProcessStarted",
     "Record",
     "Span",
+    "Value",
     "has_flows",
 ]
 
@@ -32,7 +33,9 @@ VIRTUAL: Final = "virtual"
 
 _Number = Annotated[int, msgspec.Meta(ge=0)]
 _Text = Annotated[str, msgspec.Meta(max_length=512)]
-Args: TypeAlias = dict[str, int | float | str | bool | None] | None
+Value: TypeAlias = int | float | str | None
+"""Of an argument; whole numbers stay whole."""
+Args: TypeAlias = dict[str, Value] | None
 
 
 class FileOpened(msgspec.Struct, array_like=True, tag="H", frozen=True):

@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from typing import Final
 
 from darts_async import clock
-from darts_async.tracing.records import Counter, Instant, Span
+from darts_async.tracing.records import Counter, Instant, Span, Value
 from darts_async.tracing.trace_file import TraceFile
 
 __all__ = ["OFF", "Lane", "RoleTrace", "current", "record_as", "trace_of"]
 
-_GAUGES_S: Final = 0.25
-"""Between two looks at a role's gauges."""
+_GAUGES_S: Final = 0.1
+"""Between two points of a gauge; of several changes in this time only the last one is shown, at its own moment."""
 _SHOWN: Final = ("queue/", "staleness/", "generator/held", "generator/tokens_per_s", "allocator/live_groups")
 """Metrics, by the beginning of their names, that have a counter track."""
 _CHARS: Final = 160
@@ -45,7 +45,7 @@ class Lane:
         ended_s: float | None = None,
         *,
         flows: Iterable[tuple[int, float]] = (),
-        **args: float | str,
+        **args: Value,
     ) -> None:
         """Something began then and ended now, or at `ended_s`. flows: groups that came by, in order of time, and when
         (what lies outside of the span is taken for its nearest moment)."""
@@ -61,14 +61,27 @@ class Lane:
             Span(begin, self._process, self._name, category, name[:_CHARS], dur, args or None, points or None)
         )
 
-    def passes(self, category: str, group: int, began_s: float, **args: float | str) -> None:
+    def passes(self, category: str, group: int, began_s: float, **args: Value) -> None:
         """A span of a group, with its arrow."""
-        self.span(category, f"{category} group {group}", began_s, flows=((group, began_s),), **args)
+        self.span(category, f"{category} group {group}", began_s, None, flows=((group, began_s),), **args)
 
-    def instant(self, category: str, name: str, **args: float | str) -> None:
+    def instant(self, category: str, name: str, **args: Value) -> None:
         """Something happens now."""
         self._end_us = max(self._file.now_us(), self._end_us)
         self._file.put(Instant(self._end_us, self._process, self._name, category, name[:_CHARS], args or None))
+
+
+class _Gauge:
+    """One that is shown."""
+
+    __slots__ = ("next_s", "pending_s", "value")
+
+    def __init__(self) -> None:
+        self.value = math.nan
+        self.pending_s: float | None = None
+        """Since when it has the value, if that is not recorded."""
+        self.next_s = -math.inf
+        """When the next point may be recorded."""
 
 
 class RoleTrace:
@@ -83,8 +96,10 @@ class RoleTrace:
         self._lanes: dict[str, Lane] = {}
         self._state = ""
         self._since_s = clock.now_s()
-        self._shown: dict[str, float] = {}
-        self._next_look_s = 0.0
+        self._gauges: dict[str, _Gauge] = {}
+        """Those that are shown."""
+        self._num_gauges = 0
+        """All that the role has."""
 
     def lane(self, name: str) -> Lane:
         """The row of this name."""
@@ -103,18 +118,33 @@ class RoleTrace:
             self.lane("state").span("waiting" if waits else "state", self._state, self._since_s, now_s)
         self._state, self._since_s = text, now_s
 
+    def turns(self, before: str, text: str) -> None:
+        """What the role is at from now on, if it was at something else that is named."""
+        if self._state == before:
+            self.state(text)
+
     def gauges(self, values: Mapping[str, float]) -> None:
-        """Look at a role's gauges: now and then, however often this is called."""
+        """Look at all of a role's gauges; may be done with each message."""
         now_s = clock.now_s()
-        if now_s >= self._next_look_s:
-            self._next_look_s = now_s + _GAUGES_S
-            self.counters(values)
+        if len(values) != self._num_gauges:
+            self._num_gauges = len(values)
+            for name in values:
+                if name.startswith(_SHOWN):
+                    self._gauges.setdefault(name, _Gauge())
+        for name, gauge in self._gauges.items():
+            value = values.get(name, gauge.value)
+            if value != gauge.value:
+                if gauge.pending_s is not None and now_s >= gauge.next_s:
+                    self.counter(name, gauge.value, gauge.pending_s)
+                gauge.value, gauge.pending_s = value, now_s
+            if gauge.pending_s is not None and now_s >= gauge.next_s:
+                self.counter(name, gauge.value, gauge.pending_s)
+                gauge.pending_s, gauge.next_s = None, now_s + _GAUGES_S
 
     def counters(self, values: Mapping[str, float]) -> None:
-        """Those of the values that have a track, where they have changed."""
+        """Those of the values that have a track, as they are now. They are not among the gauges."""
         for name, value in values.items():
-            if name.startswith(_SHOWN) and self._shown.get(name) != value:
-                self._shown[name] = value
+            if name.startswith(_SHOWN):
                 self.counter(name, value)
 
     def counter(self, name: str, value: float, at_s: float | None = None) -> None:
@@ -130,6 +160,10 @@ class RoleTrace:
     def close(self) -> None:
         """End what the role is at."""
         self.state("")
+        for name, gauge in self._gauges.items():
+            if gauge.pending_s is not None:
+                self.counter(name, gauge.value, gauge.pending_s)
+                gauge.pending_s = None
 
 
 class _OffLane(Lane):
@@ -160,6 +194,9 @@ class _Off(RoleTrace):
         return self._nowhere
 
     def state(self, text: str) -> None:
+        pass
+
+    def turns(self, before: str, text: str) -> None:
         pass
 
     def gauges(self, values: Mapping[str, float]) -> None:

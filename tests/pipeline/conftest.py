@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from darts_async.tracing.check import TraceCheck, check_trace
+
 _TAG = "DARTS_ASYNC_TEST_TAG"
 
 
@@ -108,6 +110,12 @@ class UpProcess:
         """Every candidate and every token is in exactly one state."""
         for books in (self.summary["rollouts"], self.summary["tokens"]):
             assert books["generated"] == sum(count for state, count in books.items() if state != "generated")
+
+    def traced(self) -> TraceCheck:
+        """What is in the run's trace; it is a valid one."""
+        check = check_trace(json.loads((self.run_folder / "trace.json").read_bytes()))
+        assert check.violations == []
+        return check
 
     def logs(self) -> str:
         """The roles' logs, for a failing test's message."""

@@ -97,6 +97,8 @@ def test_an_interrupted_run_goes_on_and_then_is_complete(up, tmp_path):
     statuses = [line.get("status") or line.get("label") for line in copied if "step" not in line]
     assert [status for status in statuses if status != "during"] == ["before", "interrupted", "after", "done"]
     assert len(list((again.run_folder / "tensorboard").iterdir())) == 2
+    roles = [f"{role}-0" for role in ("allocator", "generator", "selector", "learner")]
+    assert set(again.traced().processes.values()) == {*roles, *(f"{role} (start 2)" for role in roles)}
     for start in (first, again):
         assert "are left behind: `Hangs`" in start.output and "Traceback" not in start.output
     assert f"the run goes on after step {before['steps']}/8" in again.output

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from darts_async.config.rules import NUM_TCP_PORTS
 from darts_async.sinks.catalogue import meaning_of
+from darts_async.tracing import merge_trace
 
 pytestmark = pytest.mark.torch
 
@@ -49,6 +50,13 @@ def test_a_run_to_its_end(up):
     assert page["darts_async_learner_step_seconds", "learner", "0"] == lines[steps_done - 1]["learner/step_s"]
     assert page["darts_async_reward_mean", "selector", "0"] == lines[steps_done - 1]["reward/mean"]
     assert page["darts_async_eval_reward", "allocator", "0"] >= 0
+    traced = run.traced()
+    roles = {"allocator-0", "generator-0", "generator-1", "selector-0", "learner-0"}
+    assert set(traced.processes.values()) == roles
+    assert (traced.spans["select"], traced.spans["optimiser"], traced.spans["publish"]) == (5 * 8, 5, 5)
+    assert traced.spans["evaluate"] == 2 + 2 and traced.spans["checkpoint"] >= 1
+    assert traced.arrows == traced.spans["dispatch"] >= 5 * 8
+    assert 0 < traced.instants["cancel"] <= summary["rollouts"]["cancelled_tail"]
     # Groups of the last step may not be older than version 3, which no replica loads before 2 is evaluated.
     assert next(line["eval/version"] for line in lines if "eval/reward" in line) == 2
     scored = [*summary["eval"]["during"], summary["eval"]["after"]]
@@ -152,6 +160,7 @@ def test_ctrl_c_at_any_moment_drains(up):
     run.assert_nothing_is_left()
     assert run.summary["status"] == "interrupted"
     run.assert_balanced()
+    assert len(run.traced().processes) == 4
     assert "Traceback" not in run.output
 
 
@@ -192,6 +201,9 @@ def test_nothing_survives_the_launcher(up):
     run.wait_for("all roles are ready")
     run.process.kill()
     run.assert_nothing_is_left()
+    assert not (run.run_folder / "trace.json").exists()
+    assert merge_trace(run.run_folder) is not None  # what the roles had written by then
+    assert len(run.traced().processes) == 4
 
 
 def test_a_killed_generator_is_replaced_while_the_other_goes_on(up):

@@ -73,16 +73,20 @@ def test_a_group_by_hand(tmp_path: Path, hand: Hand):
         ("allocator-0", "s", "group", 500_000, None),
         ("generator-0", "X", "decode", 1_000_000, 2_000_000),
         ("generator-0", "t", "group", 1_000_000, None),
-        ("generator-0", "C", "running requests", 1_000_000, None),
+        ("generator-0", "C", "running", 1_000_000, None),
         ("selector-0", "X", "select group 7", 2_500_000, 500_000),
         ("selector-0", "t", "group", 2_500_000, None),
         ("learner-0", "X", "forward and backward", 2_750_000, 1_250_000),
         ("learner-0", "f", "group", 2_750_000, None),
-        ("generator-0", "C", "running requests", 3_000_000, None),
+        ("generator-0", "C", "running", 3_000_000, None),
         ("generator-0", "i", "cancelled", 3_000_000, None),
-        ("learner-0", "C", "staleness/max", 3_000_000, None),
+        ("learner-0", "C", "staleness", 3_000_000, None),
     ]
-    assert [event["args"] for event in events if event["ph"] == "C"] == [{"value": 1.0}, {"value": 0.0}, {"value": 1.0}]
+    assert [event["args"] for event in events if event["ph"] == "C"] == [
+        {"requests": 1.0},
+        {"requests": 0.0},
+        {"max": 1.0},
+    ]
 
 
 _STEPS = st.lists(
