@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -86,7 +86,7 @@ class Scoring:
             self._runner.close()
             self._runner = None
 
-    def __enter__(self) -> Scoring:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ allocator and the reward processes load it. Invariants every task keeps:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Response(str):
     num_tokens: int
     """The end of the response included."""
 
-    def __new__(cls, text: str, num_tokens: int = 0) -> Response:
+    def __new__(cls, text: str, num_tokens: int = 0) -> Self:
         """Wrap a text."""
         made = super().__new__(cls, text)
         made.num_tokens = num_tokens

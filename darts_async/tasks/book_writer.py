@@ -11,7 +11,7 @@ import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ class BookWriter:
         self._held_out, self._named = array("b"), array("b")
         self._places, self._sources = array("Q"), array("I")
 
-    def __enter__(self) -> BookWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,13 +107,13 @@ class BookWriter:
 
         def shown(rows: np.ndarray) -> str:
             places = [
-                f"{where(self._sources[row], self._places[row])} as "
-                f"{where(self._sources[first[row]], self._places[first[row]])}"
+                f"{where(self._sources[row], self._places[row])} (first: "
+                f"{where(self._sources[first[row]], self._places[first[row]])})"
                 for row in rows[:_MAX_SHOWN].tolist()
             ]
             return "; ".join(places) + (f"; and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else "")
 
-        notes = [f"{len(repeated)} prompts were there before and are left out: {shown(repeated)}"]
+        notes = [f"{len(repeated)} prompts came before and count once: {shown(repeated)}"]
         if len(differing):
             notes.append(f"{len(differing)} of them have another answer than the first: {shown(differing)}")
         if len(leaking):
@@ -135,7 +135,7 @@ def _first_of(values: np.ndarray) -> np.ndarray:
 
 
 def _chosen(contents: np.ndarray, fresh: np.ndarray, fraction: float) -> np.ndarray:
-    """Which prompts are held out: those whose text says so, so that other rows do not move one; at least one, not all."""
+    """Which prompts are held out: those whose text says so, whatever the other rows are; at least one, never all."""
     if not fraction or fresh.sum() < 2:
         return np.zeros(len(contents), np.bool_)
     chosen: np.ndarray = contents < np.uint64(min(int(fraction * 2**64), 2**64 - 1))

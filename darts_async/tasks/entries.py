@@ -1,4 +1,4 @@
-"""Entries of procedural data sets as plain values and back: tuples, sets and large numbers survive, which some verifiers
+"""Entries of procedural data sets as plain values and back: tuples, sets and large numbers survive, which verifiers may
 tell from lists. Never pickles; what has no such form is refused.
 """
 

@@ -1,4 +1,4 @@
-"""The files that a task reads: a path, several, a pattern or a folder; and rows of JSON Lines with their line numbers."""
+"""The files that a task reads: a path, several, a pattern or a folder; and rows of JSON Lines with line numbers."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _numbered(path: str, given: Any) -> Iterator[tuple[int, Row]]:
         raise ConfigError(
             "task.name",
             path,
-            f"gives a {type(given).__name__} in the place of prompts",
+            f"gives `{type(given).__name__}` in the place of prompts",
             "Return a list of dicts with `prompt` and `answer`, of such pairs, or of `darts_async.tasks.Prompt`.",
         )
     rows = iter(given)

@@ -1,4 +1,4 @@
-"""Reading the tables of parameters in a config: types and ranges checked, unknown keys refused with the nearest name."""
+"""Reading tables of parameters in a config: types and ranges checked, unknown keys refused with the nearest name."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "reward.functions.params.pattern", self.pattern, f"is no regular expression ({error})", "Mend it."
             ) from None
 
-    def __call__(self, prompt: Prompt, response: str) -> float:
+    def __call__(self, _: Prompt, response: str) -> float:
         """Score a response."""
         pattern = _compiled(self.pattern)
         found = pattern.fullmatch(response) if self.match == "whole" else pattern.search(response)
@@ -44,7 +44,7 @@ class ThinkFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefilled: bool = False
     """The chat template has written `<think>` already: a response begins within it."""
 
-    def __call__(self, prompt: Prompt, response: str) -> float:
+    def __call__(self, _: Prompt, response: str) -> float:
         """Score a response."""
         text = "<think>" + response if self.prefilled else response
         found = _THINK.fullmatch(text)
@@ -71,7 +71,7 @@ class Length(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Raise the limit.",
             )
 
-    def __call__(self, prompt: Prompt, response: str) -> float:
+    def __call__(self, _: Prompt, response: str) -> float:
         """Score a response."""
         num = response.num_tokens if isinstance(response, Response) else len(response.split())
         return min(max((self.limit - num) / (self.limit - self.target), 0.0), 1.0)
@@ -87,7 +87,7 @@ class Repetition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.words < 1:
             raise ConfigError("reward.functions.params.words", self.words, "must be 1 or more", "Raise it.")
 
-    def __call__(self, prompt: Prompt, response: str) -> float:
+    def __call__(self, _: Prompt, response: str) -> float:
         """Score a response."""
         words = response.casefold().split()
         num = len(words) - self.words + 1
