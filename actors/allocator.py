@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 
+from darts_async import clock
 from darts_async.algorithms.allocation import FixedMean
 from darts_async.algorithms.batch_allocation import AllocationRules, BatchAllocation, PromptKey, is_adaptive
 from darts_async.algorithms.dispatch import Dispatcher, GroupJob, ReplacementJob
@@ -65,6 +67,7 @@ from darts_async.runtime.remember import remember
 from darts_async.runtime.scope import run_until
 from darts_async.runtime.waiting import Outlook
 from darts_async.tasks.prompt_set import PromptSet, TokenizedPrompt, load_prompts
+from darts_async.tracing import current
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +84,11 @@ async def run(links: AllocatorLinks, config: Config, prompts: PromptSet | None =
     links.supervisor.look, links.supervisor.knobs = allocator.look, allocator.set_knobs
     await links.policy.send(AllocatorHello())
     await links.supervisor.ready()
+    notes = [*prompts.notes]
     if prompts.num_skipped:
-        text = f"{prompts.num_skipped} prompts skipped: longer than model.max_prompt_tokens"
+        notes.append(f"{prompts.num_skipped} prompts skipped: longer than model.max_prompt_tokens")
+    for text in notes:
+        _log.warning("%s", text)
         await links.supervisor.send(Warn(role="allocator", rank=links.rank, text=text))
     await run_until(
         links.supervisor.stopping,
@@ -160,6 +166,9 @@ class _Allocator:
         self.num_groups = 0
         self._num_planned = 0
         """Groups of both purposes."""
+        self._trace = current()
+        self._evaluations: dict[int, float] = {}
+        """By version, when they began."""
         self.starvation = Starvation()
 
     @property
@@ -302,8 +311,7 @@ class _Allocator:
         return PromptOrder(len(self._prompts.train), self._first_config.run.seed)
 
     def _new_allocation(self, order: PromptOrder) -> BatchAllocation:
-        keys = [PromptKey(prompt.prompt_id, prompt.stratum) for prompt in self._prompts.train]
-        return BatchAllocation(AllocationRules.of(self._first_config), keys, order.prompt_of)
+        return BatchAllocation(AllocationRules.of(self._first_config), _Keys(self._prompts), order.prompt_of)
 
     # --- replies --------------------------------------------------------------------------------------------------
 
@@ -372,6 +380,8 @@ class _Allocator:
             num_rollouts=score.num_rollouts,
         )
         self._results.append(result)
+        if (began := self._evaluations.pop(score.version, None)) is not None:
+            self._trace.lane("evaluate").span("evaluate", f"version {score.version}", began, reward=score.reward)
         await self._enter(result, self._hello)
         await self._report(result)
 
@@ -418,6 +428,7 @@ class _Allocator:
         await self._links.supervisor.send(RunComplete())
 
     async def _start_group(self, job: GroupJob, hello: int) -> None:
+        began = clock.now_s()
         candidates = tuple(candidate_id(job.group_id, index) for index in range(job.num_candidates))
         plan = self._plan(job, candidates)
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -432,6 +443,9 @@ class _Allocator:
         for candidate in candidates:
             await self._request(job, job, candidate, attempt=0, hello=hello)
         self.num_groups += job.purpose == "train" and hello == self._hello
+        self._trace.lane("dispatch").passes("dispatch", job.group_id, began, candidates=len(candidates), to=job.peer)
+        if job.purpose != "train":
+            self._evaluations.setdefault(job.policy_version, began)
 
     def _plan(self, job: GroupJob, candidates: tuple[int, ...]) -> GroupPlan:
         config, prompt = self._config, self._prompt(job)
@@ -521,6 +535,7 @@ class _Allocator:
         supervisor.gauges["allocator/live_groups"] = float(admission.live)
         supervisor.gauges["starvation/prompts"] = float(self.starvation.num_prompts)
         supervisor.gauges["starvation/max"] = float(self.starvation.max)
+        self._trace.gauges(supervisor.gauges)
         if self._adaptive is not None:
             supervisor.gauges["allocation/budget"] = self._adaptive.budget
             supervisor.gauges["allocation/candidates_mean"] = self._adaptive.candidates_mean
@@ -532,6 +547,27 @@ class _Allocator:
             "after": "evaluating (after)",
             "complete": "complete",
         }[phase]
+
+
+class _Keys(Sequence[PromptKey]):
+    """Keys of the training prompts, made as they are asked for: there may be a million."""
+
+    def __init__(self, prompts: PromptSet) -> None:
+        self._prompts = prompts
+
+    def __len__(self) -> int:
+        return len(self._prompts.train)
+
+    @overload
+    def __getitem__(self, index: int) -> PromptKey: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PromptKey]: ...
+
+    def __getitem__(self, index: int | slice) -> PromptKey | Sequence[PromptKey]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return PromptKey(*self._prompts.train_key(index))
 
 
 def _rank_of(peer: str) -> int:

@@ -15,7 +15,6 @@ import msgspec
 from darts_async.algorithms.held_out import ScoredSample, by_stratum, summarise
 from darts_async.algorithms.seeding import rollout_seed
 from darts_async.config import Config, load_config
-from darts_async.config.paths import model_folder
 from darts_async.engines import make_rollout_engine
 from darts_async.engines.base import RolloutEngine
 from darts_async.engines.sampling import Sampled, sample_all
@@ -24,8 +23,7 @@ from darts_async.messages import RolloutRequest
 from darts_async.runtime.job import Tell, main, unless_stopping
 from darts_async.runtime.job_events import Failure, HeldOutScores, JobEvent, Progressed, Stage, encode
 from darts_async.runtime.job_plans import EvalPlan
-from darts_async.runtime.reward_pool import RewardFailed, RewardPool
-from darts_async.runtime.reward_worker import Setup
+from darts_async.runtime.reward_pool import RewardFailed, RewardPool, reward_setup
 from darts_async.tasks.prompt_set import TokenizedPrompt, load_prompts
 
 
@@ -57,8 +55,7 @@ class Evaluation:
         self._prompts = {
             request.candidate_id: prompts[index // config.eval.samples] for index, request in enumerate(requests)
         }
-        setup = Setup(task=config.task.name, params=config.task.params, model_folder=str(model_folder(config)))
-        pool = RewardPool(setup, workers=config.reward.workers, timeout_s=config.reward.timeout_s)
+        pool = RewardPool(reward_setup(config), workers=config.reward.workers, timeout_s=config.reward.timeout_s)
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
             try:
@@ -101,7 +98,7 @@ class Evaluation:
             length = sampled.trajectory.response_tokens.size
             capped = sampled.trajectory.finish_reason == "length"
             try:
-                reward = await pool.score(prompt.prompt_id, sampled.trajectory.response_tokens)
+                reward = (await pool.score(prompt.prompt_id, sampled.trajectory.response_tokens)).reward
             except RewardFailed as error:
                 self._failed(f"reward: {error}")
         self._num_done += 1

@@ -32,6 +32,7 @@ from darts_async.algorithms.step_record import Mean
 from darts_async.algorithms.swap_order import SwapOrder
 from darts_async.config import Config
 from darts_async.engines import RolloutEngine, make_rollout_engine
+from darts_async.engines.base import ReportsStats
 from darts_async.engines.response import ResponseBuffer
 from darts_async.errors import EngineDead, ProtocolError, RolloutError, TransportError
 from darts_async.messages import (
@@ -54,11 +55,13 @@ from darts_async.messages import (
     Trajectory,
     TrajectoryChunk,
     group_of,
+    index_of,
 )
 from darts_async.metrics import BusyClock, percentile
 from darts_async.runtime.chunk_outbox import ChunkOutbox
 from darts_async.runtime.links import GeneratorLinks
 from darts_async.runtime.waiting import Outlook
+from darts_async.tracing.generator_spans import GeneratorSpans
 
 _log = logging.getLogger(__name__)
 _GAUGE_S: Final = 1.0
@@ -175,6 +178,7 @@ class _Replica:
         """The version that the engine is taking up."""
         self._clock = BusyClock()
         self._probe = LatencyProbe()
+        self._spans = GeneratorSpans()
         self._latencies = LatencyTable()
         self._first_output_s = Mean()
         self._counts = dict.fromkeys(
@@ -269,6 +273,9 @@ class _Replica:
         else:
             self._stop_streaming(candidate)
             self._counts[message.reason] += 1
+            if message.reason == "cancelled":
+                latency_s = message.cancel_latency_s
+                self._spans.cancelled(group_of(candidate_id), candidate_id, message.num_tokens, latency_s)
         if self._places.is_over(group_of(candidate_id)):
             self._counts["dropped_tokens"] += candidate.buffer.num_tokens
         else:
@@ -305,6 +312,7 @@ class _Replica:
 
     async def _sample(self, candidate: _Candidate, buffer: ResponseBuffer, prefix: list[int]) -> None:
         self._clock.change(+1)
+        self._spans.requested()
         self._idle.clear()
         began: float | None = clock.now_s()
         try:
@@ -317,12 +325,16 @@ class _Replica:
                     if began is not None:
                         self._first_output_s.add(clock.now_s() - began)
                         began = None
+                        candidate_id = candidate.request.candidate_id
+                        is_first = not prefix and index_of(candidate_id) == 0
+                        self._spans.first_output(group_of(candidate_id), is_first=is_first)
                     if buffer.finish_reason is None:
                         self._progress[candidate.request.candidate_id] = buffer.num_tokens
                         self._progress_news.set()
                         self._stream(candidate)
         finally:
             self._clock.change(-1)
+            self._spans.left(decoded=began is None)
             self._probe.ended(candidate.request.candidate_id)
             if not self._clock.num_running:
                 self._idle.set()
@@ -440,8 +452,10 @@ class _Replica:
                 candidate.released.set()
         if not running:
             return
+        began = clock.now_s()
         try:
             await self._engine.abort([candidate.request.candidate_id for candidate in running])
+            self._spans.aborted(len(running), began)
         finally:
             latency_s = clock.now_s() - message.decided_at_s
             for candidate in running:
@@ -541,6 +555,7 @@ class _Replica:
         if self._engine.version != before:
             update_ms = (clock.now_s() - started) * 1e3
             self._update_ms.append(update_ms)
+            self._spans.swapped(self._engine.version, started)
         for candidate in self._live.values():
             if self._engine.version >= candidate.min_version:
                 candidate.released.set()
@@ -602,6 +617,9 @@ class _Replica:
             "generator/idle_ratio": 1 - busy_s / wall_s if wall_s else 0.0,
             "policy_version": float(self._engine.version),
         }
+        if isinstance(self._engine, ReportsStats):
+            supervisor.gauges |= self._engine.stats()
+        self._spans.gauges(supervisor.gauges)
         if not supervisor.stopping.is_set():
             supervisor.state = "decoding" if self._clock.num_running else "waiting for requests"
 

@@ -55,6 +55,7 @@ from darts_async.runtime.score_ahead import ScoreAhead
 from darts_async.runtime.spool import Chunk, Refused, Spool, SpooledStep
 from darts_async.runtime.step_journal import StepJournal
 from darts_async.runtime.waiting import Outlook
+from darts_async.tracing.learner_spans import LearnerSpans
 from darts_async.transport.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _load(config: Config) -> Trainer:
 
 
 def _republish(checkpoint: Path, path: Path, config: Config) -> None:
-    from darts_async.engines.republish import republish  # noqa: PLC0415 - torch, see above
+    from darts_async.engines.trained_weights import republish  # noqa: PLC0415 - torch, see above
 
     republish(checkpoint, path, config)
 
@@ -118,6 +119,7 @@ class _Learner:
         self._store = WeightStore(paths.weights, config.generator.replicas)
         self._eta = eta_of(config)
         self._record = TrainingRecord()
+        self._spans = LearnerSpans()
         self._first_step = FirstStep(_parity_limit(config))
         self._schedule = EvalSchedule.of(config)
         self._limits = RunLimits.of(config)
@@ -404,10 +406,12 @@ class _Learner:
             return await self._submit(function, *arguments)
 
     async def _submit(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        began = clock.now_s()
         try:
             return await asyncio.get_running_loop().run_in_executor(self.torch, partial(function, *arguments))
         finally:
             self._num_computed += 1
+            self._spans.computed(function, arguments, began)
 
     async def _discard_groups(self) -> None:
         """Let nobody wait for room on the link: groups that come after the last step are not trained."""
@@ -577,6 +581,7 @@ class _Learner:
             with self._at("reporting"):
                 await self._links.steps.send(StepDone(version=stats.version, group_ids=group_ids, last=last))
         self._show()
+        self._spans.stepped(values)
         await self._supervisor.send(StepMetrics(step=stats.version - 1, values=values))
         if not last:
             self._supervisor.state = "writing a checkpoint"
@@ -605,6 +610,7 @@ class _Learner:
             "policy_version": float(self.policy.version),
             "queue/ready_groups/depth": float(self._links.groups.stats.depth),
         }
+        self._spans.gauges(self._supervisor.gauges)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from darts_async.messages import Begin, Finished, KnobChange, Message, Role, Rol
 from darts_async.runtime.link_limits import link_limits
 from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLinks, SelectorLinks
 from darts_async.runtime.topology import CONTROL_HWM, LINKS, LinkName
+from darts_async.runtime.traces import open_trace
 from darts_async.runtime.waiting import Ages, Look, nothing
+from darts_async.tracing import RoleTrace, TraceFile, record_as, trace_of
 from darts_async.transport.codec import Codec
 from darts_async.transport.memory_links import MemoryExchange, MemoryStream
 
@@ -50,6 +52,7 @@ class LocalRun:
         self._num_set = 0
         self._began_s = clock.now_s()
         self._begun = asyncio.Event()
+        self._trace_file: TraceFile | None = None
 
     async def run(
         self,
@@ -65,6 +68,7 @@ class LocalRun:
         make their own.
         """
         config = self._config
+        self._trace_file = open_trace(config, "roles")
         hwm = {"trajectories": config.queues.trajectory_hwm, "groups": config.queues.ready_groups}
         streams = {n: self._stream(n, hwm.get(n, CONTROL_HWM)) for n, spec in LINKS.items() if spec.kind == "stream"}
         hubs = {n: self._hub(n) for n, spec in LINKS.items() if spec.kind == "hub" and n != "control"}
@@ -120,9 +124,15 @@ class LocalRun:
         self._add("selector", 0, select)
         self._add("learner", 0, learn)
         self._add("allocator", 0, allocate)
-        async with asyncio.TaskGroup() as self._tasks:
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for role in self._roles.values():
+                    role.start(self._tasks)
+        finally:
             for role in self._roles.values():
-                role.start(self._tasks)
+                role.supervisor.trace.close()
+            if self._trace_file is not None:
+                self._trace_file.close()
 
     async def lose(self, name: str) -> None:
         """A role dies on the spot, and starts anew over the same links: what was on its way to it may still arrive.
@@ -132,6 +142,7 @@ class LocalRun:
         role = self._roles[name]
         await role.end()
         before = role.supervisor
+        before.trace.close()
         for supervisor in self._supervisors:
             if supervisor is not before:
                 loss = RoleLost(role=before.role, rank=before.rank, incarnation=before.incarnation)
@@ -180,6 +191,10 @@ class LocalRun:
             self._report(Begin())
         await self._begun.wait()
 
+    def trace_of(self, name: str, start: int) -> RoleTrace:
+        """For a start of a role."""
+        return trace_of(self._trace_file, name, start)
+
     def take(self, message: Message) -> None:
         """A role reports something."""
         self._report(message)
@@ -225,6 +240,7 @@ class _LocalRole:
     def start(self, tasks: asyncio.TaskGroup) -> None:
         context = copy_context()
         context.run(ROLE.set, self.supervisor.role)
+        context.run(record_as, self.supervisor.trace)
         self._task = tasks.create_task(self._make(self.supervisor), name=self.supervisor.name, context=context)
 
     async def end(self) -> None:
@@ -239,6 +255,8 @@ class _LocalSupervisor:
     def __init__(self, run: LocalRun, role: Role, rank: int, incarnation: int = 0) -> None:
         self.stopping = asyncio.Event()
         self.stop_reason = ""
+        self.trace = run.trace_of(f"{role}-{rank}", incarnation)
+        self._state = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
         self.incarnation = incarnation
@@ -251,6 +269,15 @@ class _LocalSupervisor:
         self.role: Role = role
         self.rank = rank
         self._run = run
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @state.setter
+    def state(self, text: str) -> None:
+        self._state = text
+        self.trace.state(text)
 
     async def ready(self) -> None:
         self.state = "ready"

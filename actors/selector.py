@@ -28,7 +28,7 @@ from darts_async.algorithms.wait_graph import Pending, count
 from darts_async.config import Config
 from darts_async.config.frozen import streams_tokens
 from darts_async.config.live import with_values
-from darts_async.config.paths import RunPaths, model_folder
+from darts_async.config.paths import RunPaths
 from darts_async.errors import LinkBroken, RunFailed
 from darts_async.messages import (
     AllocatorHello,
@@ -60,9 +60,9 @@ from darts_async.runtime.ledger_file import LedgerFile
 from darts_async.runtime.links import SelectorLinks
 from darts_async.runtime.open_streams import OpenStreams
 from darts_async.runtime.outbox import Outbox
-from darts_async.runtime.reward_pool import Pool, RewardFailed, RewardPool
-from darts_async.runtime.reward_worker import Setup
+from darts_async.runtime.reward_pool import Pool, RewardFailed, RewardPool, reward_setup
 from darts_async.runtime.waiting import Outlook
+from darts_async.tracing import current
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ async def run(links: SelectorLinks, config: Config, pool: Pool | None = None, ru
     if pool is not None:
         await serve(links, config, pool, run_id)
         return
-    setup = Setup(task=config.task.name, params=config.task.params, model_folder=str(model_folder(config)))
-    pool = RewardPool(setup, workers=config.reward.workers, timeout_s=config.reward.timeout_s)
+    pool = RewardPool(reward_setup(config), workers=config.reward.workers, timeout_s=config.reward.timeout_s)
     await serve(links, config, pool, run_id)
 
 
@@ -148,6 +147,7 @@ class _SelectorActor:
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
         self._groups: Outbox[TrainGroup | StateTaken | ChunksDropped] = Outbox(_most_admitted(config))
         self._steps: list[StepMetrics] = []
+        self._trace = current()
         self._streams = OpenStreams(["learner-0", *(f"generator-{rank}" for rank in range(config.generator.replicas))])
         self._generators: set[str] = set()
         """Those that have introduced themselves; some may have joined the run later."""
@@ -332,12 +332,12 @@ class _SelectorActor:
         while True:
             wanted = await self._scores.take()
             try:
-                reward = await self._pool.score(wanted.prompt_id, wanted.tokens)
+                scored = await self._pool.score(wanted.prompt_id, wanted.tokens)
             except RewardFailed as failed:
                 _log.warning("candidate %d was not scored: %s", wanted.candidate_id, failed)
                 self._selector.on_reward_failed(wanted.candidate_id, failed.kind)
             else:
-                self._selector.on_reward(wanted.candidate_id, reward)
+                self._selector.on_reward(wanted.candidate_id, scored.reward, scored.components)
             await self._after_message()
 
     # --- messages out ---------------------------------------------------------------------------------------------
@@ -424,9 +424,12 @@ class _SelectorActor:
             message = await self._groups.take()
             if isinstance(message, TrainGroup) and message.epoch < self._selector.released.epoch:
                 continue  # the learner was lost meanwhile: it comes again
+            began = clock.now_s()
             # That it was released is in the file first: another selector must not have its draw trained once more.
             await self._file.flush()
             await self._links.groups.send(message)
+            if isinstance(message, TrainGroup):
+                self._trace.lane("groups").passes("select", message.group_id, began, kept=len(message.candidate_ids))
 
     def _show(self) -> None:
         gauges = self._links.supervisor.gauges
@@ -434,6 +437,7 @@ class _SelectorActor:
         gauges["queue/trajectories/depth"] = float(self._links.trajectories.stats.depth)
         gauges["queue/rewards/depth"] = float(self._scores.depth + self._pool.waiting)
         gauges["queue/ready_groups/depth"] = float(self._groups.depth + self._links.groups.stats.depth)
+        self._trace.gauges(gauges)
 
 
 def _first_draws(config: Config) -> RunDraws:

@@ -95,6 +95,7 @@ class Search:
             ("run.seed", str(seed)),
             ("run.steps", str(self._plan.steps)),
             ("eval.prompts", "0"),
+            ("metrics.trace", "false"),  # nobody would look at it
         ]
         try:
             return self._figures(load_config(self._plan.config, own))

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["now_s", "reading"]
+__all__ = ["is_real", "now_s", "reading"]
 
 _source: Callable[[], float] = time.monotonic
 
@@ -17,6 +17,11 @@ _source: Callable[[], float] = time.monotonic
 def now_s() -> float:
     """Return the seconds since some moment in the past."""
     return _source()
+
+
+def is_real() -> bool:
+    """Whether that is this machine's monotonic clock, and not a simulation's."""
+    return _source is time.monotonic
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@
 | `RolloutError` | write off one candidate and go on |
 | `EngineDead` | restart the engine (or the role that owns it) |
 | `RunFailed` | read the named log; the run is over |
+| `RunInterrupted` | go on with the run, or leave it: a person wanted it to end |
 
 Errors are caught at two places only: the per-rollout boundary and an actor's outermost frame.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "ProtocolError",
     "RolloutError",
     "RunFailed",
+    "RunInterrupted",
     "TransportError",
 ]
 
@@ -82,6 +84,26 @@ class EngineDead(DartsError):
 
 class RunFailed(DartsError):
     """The run is over. The message names the role, what happened and where to read more."""
+
+    folder: Path | None = None
+    """Of the run, where the caller may not know it."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A run that was started from Python was interrupted, and has drained. Its folder is complete: it can go on.
+
+    A `KeyboardInterrupt`, so that whatever was to come after the run does not begin.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(folder)
+        self.folder = folder
+        """None: it was interrupted before there was one."""
+
+    def __str__(self) -> str:
+        if self.folder is None:
+            return "interrupted before the run began"
+        return f"the run was interrupted and has drained; go on with it: darts_async.run(resume={str(self.folder)!r})"
 
 
 class LedgerDamaged(RunFailed):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, TypeAlias
@@ -81,6 +81,8 @@ class Candidate:
     capped: bool = False
     arrival: int = 0
     reward: float | None = None
+    components: Mapping[str, float] | None = None
+    """The values that the reward is the weighted sum of, by name; None where it has no parts."""
     exceeds: int = 0
     """Of a cancelled one: the length that decided against it, which its own would have exceeded."""
 
@@ -203,14 +205,19 @@ class GroupState:
             self._certificate.finish((capped, length, index))
         return self._advance(repair=capped)
 
-    def on_reward(self, index: int, value: float) -> Decision:
-        """The score of a finished candidate is in. One that is not finite counts as a failure."""
+    def on_reward(self, index: int, value: float, components: Mapping[str, float] | None = None) -> Decision:
+        """The score of a finished candidate is in. One that is not finite counts as a failure.
+
+        components: what it is made of; decides nothing.
+        """
         candidate = self._candidates[index]
         if candidate.status is not Status.FINISHED or candidate.reward is not None:
             return NOTHING
         if not math.isfinite(value):
             return self.on_failed(index)
         candidate.reward = value
+        if components:
+            candidate.components = components
         return self._advance(repair=False) if self.settled else NOTHING
 
     def on_failed(self, index: int) -> Decision:

@@ -15,7 +15,7 @@ Pure and synchronous; the actor moves messages and asks the clock. It is the led
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from darts_async.algorithms.books import Books
@@ -332,13 +332,13 @@ class Selector:
 
     # --- from the reward pool -------------------------------------------------------------------------------------
 
-    def on_reward(self, candidate: int, value: float) -> None:
-        """A score is in. Too late for a group that is gone: nobody waits for it."""
+    def on_reward(self, candidate: int, value: float, components: Mapping[str, float] | None = None) -> None:
+        """A score is in, and what it is made of. Too late for a group that is gone: nobody waits for it."""
         self._num_scored += 1
         group = self._groups.get(group_of(candidate))
         if group is None or self._is_closed(group):
             return
-        self._apply(group, group.state.on_reward(index_of(candidate), value))
+        self._apply(group, group.state.on_reward(index_of(candidate), value, components))
 
     def on_reward_failed(self, candidate: int, kind: str) -> None:
         """A response could not be scored: its candidate failed."""

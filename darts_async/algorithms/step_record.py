@@ -58,6 +58,7 @@ class StepRecord:
         "_num_zero_variance",
         "_wait_s",
         "cancelled_length",
+        "components",
         "kept_length",
         "kept_reward",
         "length",
@@ -71,6 +72,8 @@ class StepRecord:
         self.reward = Mean()
         self.kept_reward = Mean()
         self.rejected_reward = Mean()
+        self.components: dict[str, Mean] = {}
+        """Of the reward, by name."""
         self.length = Mean()
         self.kept_length = Mean()
         self.rejected_length = Mean()
@@ -106,6 +109,8 @@ class StepRecord:
             if candidate.reward is None:
                 raise ValueError(f"candidate {candidate.index} is not scored")
             self.reward.add(candidate.reward)
+            for name, value in (candidate.components or {}).items():
+                self.components.setdefault(name, Mean()).add(value)
             self.length.add(candidate.tokens)
             self.max_length = max(self.max_length, candidate.tokens)
             is_kept = candidate.index in kept
@@ -143,6 +148,7 @@ class StepRecord:
             "selection/last_pick_wait_s": self._wait_s.value,
             "selection/last_pick_wait_max_s": self._max_wait_s if self._wait_s.count else math.nan,
         }
+        values |= {f"reward/component/{name}": mean.value for name, mean in sorted(self.components.items())}
         values |= {f"candidates/{num}": count for num, count in sorted(self._num_sampled.items())}
         return {name: float(value) for name, value in values.items() if not math.isnan(value)}
 

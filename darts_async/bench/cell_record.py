@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from darts_async.messages import Begin, EvalResult, Finished, Message, StepMetri
 from darts_async.metrics import BusyClock
 from darts_async.runtime.record import RunRecord, Status
 from darts_async.runtime.run_files import RunFiles
+from darts_async.runtime.traces import finish_trace
+
+_log = logging.getLogger(__name__)
 
 
 class CellRecord:
@@ -87,8 +91,10 @@ class CellRecord:
         replace_file(RunPaths.of(self._config).summary, f"{text}\n".encode())
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, when the run's own are closed; write its trace."""
         self._files.close()
+        if problem := finish_trace(RunPaths.of(self._config).root):
+            _log.warning("%s", problem)
 
     def _begin(self) -> None:
         self._training = True

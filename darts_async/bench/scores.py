@@ -37,7 +37,9 @@ def is_scored(config: Config) -> bool:
 
 
 def checkpoints_to_score(config: Config, folder: Path) -> list[tuple[int, Path]]:
-    """Return (version, file with its weights) of the periodic checkpoints in a run's folder, in order."""
+    """Return (version, its weights: a file, or the folder where they are in several) of the periodic checkpoints in a
+    run's folder, in order."""
     found = ((int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)))
     every = config.checkpoint.every_steps
-    return [(version, path / "model.safetensors") for version, path in sorted(found) if version % every == 0]
+    periodic = [(version, path) for version, path in sorted(found) if version % every == 0]
+    return [(version, file if (file := path / "model.safetensors").is_file() else path) for version, path in periodic]

@@ -21,6 +21,7 @@ __all__ = ["MAY_CHANGE", "config_of_next_start"]
 
 MAY_CHANGE: Final[dict[str, str]] = {
     "launch": "processes and sockets are opened anew",
+    "metrics": "who gets the metrics is decided at every start",
     "run.steps": "training goes on longer, at a constant learning rate",
     "queues.ready_groups": "sockets are opened anew",
     "queues.trajectory_hwm": "sockets are opened anew",

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["ADVANTAGES", "CORRECTIONS", "LOSSES", "TWO_SIDED_MASKS", "WEIGHT_CORRECTIONS", "correction_names"]
+__all__ = [
+    "ADVANTAGES",
+    "CORRECTIONS",
+    "LOSSES",
+    "SINKS",
+    "TWO_SIDED_MASKS",
+    "WEIGHT_CORRECTIONS",
+    "correction_names",
+]
 
 LOSSES: Final = ("ppo_clip", "gspo", "cispo")
 """`darts_async.engines.losses.LOSSES`."""
@@ -18,6 +26,21 @@ ADVANTAGES: Final = ("grpo", "dr_grpo", "rloo")
 
 CORRECTIONS: Final = ("none", "tis", "decoupled_ppo", "icepop", "sequence_mask", "geometric_mask", "outlier_veto")
 """`darts_async.engines.corrections.CORRECTIONS`."""
+
+SINKS: Final = ("tensorboard", "wandb")
+"""`darts_async.sinks.registry.SINKS`."""
+
+REWARDS: Final = (
+    "contains",
+    "exact_match",
+    "format",
+    "length",
+    "maths",
+    "number",
+    "repetition",
+    "think_format",
+)
+"""`darts_async.tasks.rewards.BUILT_IN`."""
 
 WEIGHT_CORRECTIONS: Final = frozenset({"tis", "decoupled_ppo", "icepop"})
 """Those that weigh tokens by pi_prox / mu, so that the old policy of the loss's ratio is the proximal one."""

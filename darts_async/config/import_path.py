@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,18 @@ from typing import Any
 
 from darts_async.errors import ConfigError
 
-__all__ = ["call_failed", "check_import_path", "find_module", "is_import_path", "load_function"]
+__all__ = [
+    "call_failed",
+    "check_import_path",
+    "described",
+    "find_module",
+    "is_import_path",
+    "load_function",
+    "load_object",
+]
 
+_OURS = str(Path(__file__).resolve().parent.parent) + "/"
+_STDLIB = sysconfig.get_path("stdlib") + "/"
 _FIX = "Write `package.module:function`, or `path/to/file.py:function` (from the folder the run is started in)."
 
 
@@ -56,18 +67,8 @@ def load_function(key: str, value: str, parameters: tuple[str, ...]) -> Callable
     Raises `ConfigError` for whatever is wrong with the path, the module (anything its code raises) or the function.
     A file is imported once for all functions of it.
     """
-    check_import_path(key, value)
-    find_module(key, value)
-    place, _, name = value.rpartition(":")
-    try:
-        module = _file_module(Path(place).resolve()) if place.endswith(".py") else _named_module(place)
-    except (Exception, SystemExit) as error:
-        rule = f"cannot be imported: {type(error).__name__}: {error}{_where(error)}"
-        raise ConfigError(key, value, rule, "Mend the module.") from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
-        what = "is no function" if hasattr(module, name) else "is not there"
-        raise ConfigError(key, value, f"`{name}` {what} in {module.__file__}", "Mend the name after the colon.")
+    function = load_object(key, value)
+    name = value.rpartition(":")[2]
     try:
         inspect.signature(function).bind(*parameters)
     except (TypeError, ValueError) as error:
@@ -75,18 +76,41 @@ def load_function(key: str, value: str, parameters: tuple[str, ...]) -> Callable
         raise ConfigError(
             key, value, f"cannot be called as {name}({expected}): {error}", f"Define it as {name}({expected})."
         ) from None
+    return function
+
+
+def load_object(key: str, value: str) -> Callable[..., Any]:
+    """Import a function or a class, whatever it takes. Raises `ConfigError` as `load_function` does."""
+    check_import_path(key, value)
+    find_module(key, value)
+    place, _, name = value.rpartition(":")
+    try:
+        module = _file_module(Path(place).resolve()) if place.endswith(".py") else _named_module(place)
+    except (Exception, SystemExit) as error:
+        rule = f"cannot be imported: {described(error)}"
+        raise ConfigError(key, value, rule, "Mend the module.") from error
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        what = "is no function" if hasattr(module, name) else "is not there"
+        raise ConfigError(key, value, f"`{name}` {what} in {module.__file__}", "Mend the name after the colon.")
     found: Callable[..., Any] = function
     return found
 
 
 def call_failed(key: str, value: str, error: Exception) -> ConfigError:
     """Return what to raise when the function has raised `error`."""
-    rule = f"raised {type(error).__name__}: {error}{_where(error)}"
+    rule = f"raised {described(error)}"
     return ConfigError(key, value, rule, "Mend the function; the traceback is in the learner's log.")
 
 
+def described(error: BaseException) -> str:
+    """An error with its type, and with file and line of the last own code that it went through."""
+    return f"{type(error).__name__}: {error}{_where(error)}"
+
+
 def _file_module(path: Path) -> ModuleType:
-    name = f"_darts_async_user_{path.stem}_{abs(hash(path)):x}"
+    edited = path.stat().st_mtime_ns  # a notebook outlives its files: who mends one and runs again gets the new one
+    name = f"_darts_async_user_{path.stem}_{abs(hash((path, edited))):x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -120,8 +144,9 @@ def _working_directory_first() -> Iterator[None]:
 
 
 def _where(error: BaseException) -> str:
-    """The last line of somebody's own code that the error went through, libraries left out."""
+    """The last line of somebody's own code that the error went through; libraries and this package left out."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename != __file__ and "importlib" not in frame.filename and "site-packages" not in frame.filename:
+        foreign = frame.filename.startswith((_OURS, _STDLIB, "<frozen")) or "site-packages" in frame.filename
+        if not foreign:
             return f" ({frame.filename}, line {frame.lineno})"
     return ""

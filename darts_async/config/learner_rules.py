@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from darts_async.config.choices import (
     ADVANTAGES,
@@ -18,9 +19,12 @@ from darts_async.config.import_path import check_import_path, is_import_path
 from darts_async.errors import ConfigError
 
 if TYPE_CHECKING:
-    from darts_async.config.schema import Config, SamplingSection
+    from darts_async.config.schema import Config, LearnerSection, SamplingSection
 
 __all__ = ["check_learner", "check_sampling", "learner_warnings"]
+
+_MODULE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LOW_ADAPTER_LR: Final = 5e-6
 
 
 def check_learner(config: Config) -> None:
@@ -48,6 +52,30 @@ def check_learner(config: Config) -> None:
             updates,
             f"must divide group.groups_per_step = {groups}: each update is over an equal share of the groups",
             f"Choose one of {divisors}.",
+        )
+    _check_adapter(settings)
+
+
+def _check_adapter(settings: LearnerSection) -> None:
+    targets = [settings.lora_targets] if isinstance(settings.lora_targets, str) else settings.lora_targets
+    if not targets or not all(_MODULE.fullmatch(target) for target in targets):
+        raise ConfigError(
+            "learner.lora_targets",
+            settings.lora_targets,
+            "must name layers, by the last part or parts of their names",
+            'Write "all-linear", or a list such as ["q_proj", "v_proj"].',
+        )
+    if "all-linear" in targets and isinstance(settings.lora_targets, list):
+        raise ConfigError(
+            "learner.lora_targets", targets, "`all-linear` stands alone", 'Write lora_targets = "all-linear".'
+        )
+    if settings.lora_rank and settings.init_optimiser:
+        raise ConfigError(
+            "learner.init_optimiser",
+            True,
+            f"needs learner.lora_rank = 0 (it is {settings.lora_rank}): an adapter begins anew, on the weights of "
+            "model.path, and so does its optimiser",
+            "Set it to false; to go on with an adapter and its optimiser, go on with its run: --resume RUN.",
         )
 
 
@@ -90,6 +118,13 @@ def learner_warnings(config: Config) -> Iterator[str]:
         yield (
             f"learner.aggregation = '{settings.aggregation}' with loss `gspo`: long responses weigh more than in the "
             "paper, which is `sequence`"
+        )
+    if settings.lora_rank == 0 and settings.lora_alpha is not None:
+        yield f"learner.lora_alpha = {settings.lora_alpha:g} has no effect with learner.lora_rank = 0: no adapter"
+    if settings.lora_rank and 0 < settings.lr < _LOW_ADAPTER_LR:
+        yield (
+            f"learner.lr = {settings.lr:g} with learner.lora_rank = {settings.lora_rank}: an adapter, which begins at "
+            "zero, hardly moves at such a rate; 1e-5 to 1e-3 are in use"
         )
     if settings.reference and settings.kl_weight == 0:
         yield (

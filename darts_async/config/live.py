@@ -60,6 +60,7 @@ _WHY_NOT: Final[dict[str, str]] = {
     "eval": "is what replicas keep credits and versions for from the start",
     "checkpoint": "is what was decided by when checkpoints were written",
     "launch": "is used when processes and sockets are opened",
+    "metrics": "is used when sinks and servers are opened",
 }
 """By key or section: why it is not live."""
 

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from darts_async.config.beside import find_beside
 from darts_async.config.rules import resolve
 from darts_async.config.schema import Config
 from darts_async.errors import ConfigError
@@ -35,9 +36,22 @@ def load_config(source: str | None, overrides: Sequence[tuple[str, str]] = ()) -
 
     Raises `ConfigError` for a file that cannot be read or parsed, an unknown or ill-typed key, or a broken rule.
     """
-    document = _read(_find("quickstart" if source is None else source), ())
+    document = read_document("quickstart" if source is None else source)
     for key, text in overrides:
         apply_override(document, key, text)
+    return config_of(document)
+
+
+def read_document(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with everything that it extends, unchecked: a path, a built-in name, or what a file would hold.
+
+    Raises `ConfigError` for a file that cannot be read or parsed.
+    """
+    return _read(_find(source), ()) if isinstance(source, str) else _extended(dict(source), Path(), ())
+
+
+def config_of(document: Mapping[str, Any]) -> Config:
+    """Resolve and check a whole document. Raises `ConfigError` for an unknown or ill-typed key, or a broken rule."""
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
@@ -70,13 +84,19 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError("CONFIG", str(path), f"cannot be read ({error})", "Check the path and its rights.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("CONFIG", str(path), f"is not valid TOML: {error}", "Mend the line it names.") from None
+    find_beside(document, path.parent)
+    return _extended(document, path.parent, (*chain, path))
+
+
+def _extended(document: dict[str, Any], folder: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """Lay a document over the one it extends; `folder` is where a path is looked for first."""
     parent = document.pop("extends", None)
     if parent is None:
         return document
     if not isinstance(parent, str):
         raise ConfigError("extends", parent, "must be a path or the name of a built-in config", "Quote it.")
-    beside = path.parent / parent
-    base = _read(beside if beside.is_file() else _find(parent), (*chain, path))
+    beside = folder / parent
+    base = _read(beside if beside.is_file() else _find(parent), chain)
     return _merge(base, document)
 
 

@@ -82,6 +82,16 @@ class RunPaths:
         return self.root / "allocator"
 
     @property
+    def trace(self) -> Path:
+        """Folder of `<role>-<rank>-<start>.jsonl`: what each process did when."""
+        return self.root / "trace"
+
+    @property
+    def trace_json(self) -> Path:
+        """The same in one file, made when the run ends; for ui.perfetto.dev."""
+        return self.root / "trace.json"
+
+    @property
     def summary(self) -> Path:
         """What the run came to."""
         return self.root / "summary.json"

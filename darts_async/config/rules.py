@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from darts_async.config.devices import check_devices
 from darts_async.config.frozen import streams_tokens
 from darts_async.config.learner_rules import check_learner, check_sampling, learner_warnings
+from darts_async.config.metrics_rules import check_metrics, metrics_warnings
+from darts_async.config.reward_rules import check_rewards
 from darts_async.config.scale import check_processes
 from darts_async.config.schema import MODE_ETA
 from darts_async.config.shadows import check_shadows
@@ -41,6 +43,8 @@ def resolve(config: Config) -> Config:
     parse_bind(config.launch.bind)
     _check_join(config)
     check_devices(config)
+    check_metrics(config)
+    check_rewards(config)
     return config
 
 
@@ -59,6 +63,7 @@ def warnings(config: Config) -> list[str]:
         if selection.zero_variance == "rescue":
             found.append(f"selection.zero_variance = 'rescue' {why}")
     found += learner_warnings(config)
+    found += metrics_warnings(config)
     if config.queues.chunk_tokens and not streams_tokens(config):
         found.append(
             f"queues.chunk_tokens = {config.queues.chunk_tokens} has no effect: chunks are scored under frozen "

@@ -53,6 +53,10 @@ class ModelSection(Section):
     """Folder in Hugging Face format, or `quickstart` for the tiny policy that ships with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the engine's and the learner's weights."""
+    chat_template: str = ""
+    """How a prompt becomes the text that the model sees. Empty: the folder's own chat template. Else a file with a
+    Jinja template in the form that Hugging Face tokenizers use, or `plain`: the prompt as it is, for base models.
+    Checkpoints carry it."""
     max_prompt_tokens: PositiveInt = 64
     """Longer prompts are skipped and counted (tokens, chat template included)."""
     max_response_tokens: Annotated[int, Field(ge=2)] = 512
@@ -63,9 +67,11 @@ class TaskSection(Section):
     """[task]: prompts and their verifier."""
 
     name: Annotated[str, Field(min_length=1)] = "chain_arithmetic"
-    """Name in the registry of tasks."""
+    """`chain_arithmetic` (the quickstart's), `reasoning_gym` (its procedural data sets and their verifiers), `jsonl`,
+    `parquet` or `dataset` (rows of yours: files, or a Hugging Face data set on disk), or a class or function of yours:
+    `package.module:Task` or `path/to/file.py:Task`."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the task, as its documentation lists them."""
+    """Parameters of the task, as listed below the tables; your own class or function gets them by name."""
 
 
 class SamplingSection(Section):
@@ -130,13 +136,33 @@ class AllocationSection(Section):
     in the place of `dual_end`. What is not used carries over."""
 
 
-class RewardSection(Section):
-    """[reward]: the process pool that scores responses."""
+class RewardFunctionSection(Section):
+    """[[reward.functions]]: one part of the reward."""
 
+    name: Annotated[str, Field(min_length=1)]
+    """A built-in function, or the import path of yours."""
+    label: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,64})?$")] = ""
+    """Its name in the metrics. Empty: `name`, or what stands behind its colon."""
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)] = 1.0
+    """What its value is multiplied with."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the function, by name."""
+
+
+class RewardSection(Section):
+    """[reward]: what a response is worth, and the process pool that scores responses."""
+
+    functions: Annotated[list[RewardFunctionSection], Field(max_length=32)] = Field(default_factory=list)
+    """Tables `[[reward.functions]]` with `name`, `weight` (default 1), `params` and `label`: the reward is the weighted
+    sum, and each part is in the metrics as `reward/component/<label>`. `name` is `task` (the task's own verifier),
+    `exact_match`, `contains`, `number`, `maths`, `format`, `think_format`, `length`, `repetition`, or a function of
+    yours `(prompt, response) -> number`, plain or async: `package.module:function` or `path/to/file.py:function`.
+    Empty: the task's own verifier alone."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes."""
     timeout_s: Seconds = 10.0
-    """Longest time one score may take; then the candidate counts as failed and its worker is replaced."""
+    """Longest time one score may take, all functions together; then the candidate counts as failed and its worker is
+    replaced."""
 
 
 class QueuesSection(Section):
@@ -259,9 +285,24 @@ class LearnerSection(Section):
     kl_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL divergence to the frozen reference policy (k3 estimate, a token). 0: none is loaded."""
     reference: str = ""
-    """Folder of the reference policy in Hugging Face format. Empty: the policy as it is at the start."""
+    """Folder of the reference policy in Hugging Face format. Empty: the policy as it is at the start (with `lora_rank`
+    no second copy: the policy with its adapter off)."""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
+
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Train an adapter of this rank (LoRA, with peft) in the place of all weights, which then stay as they are: memory
+    for the optimiser and the bytes of an update shrink to the adapter's. 8 to 64 in use, with ten times the learning
+    rate. 0: train all weights."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """The adapter's product counts `lora_alpha / lora_rank` times. Unset: twice `lora_rank`."""
+    lora_targets: str | list[str] = "all-linear"
+    """The linear layers that get an adapter, by the last part or parts of their names, such as
+    `["q_proj", "v_proj"]`; `all-linear`: all but the output layer."""
+    init_optimiser: bool = False
+    """Begin with the optimiser's state that lies beside the weights in `model.path`, a checkpoint of an earlier run
+    (moments, and master weights under bfloat16); steps and learning-rate schedule begin anew. Without it a run that
+    begins from a checkpoint takes its weights alone."""
 
     correction: str | list[str] = "tis"
     """Off-policy correction, or several (masks, and at most one that weighs). `none`; `tis` (token weights, truncated);
@@ -362,6 +403,37 @@ class EvalSection(Section):
     """Samples per prompt."""
 
 
+class MetricsSection(Section):
+    """[metrics]: who else gets what goes into `metrics.jsonl`, which is always written; and the trace."""
+
+    sinks: Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)] = Field(
+        default_factory=list
+    )
+    """Beside `metrics.jsonl`: `tensorboard` (event files under `<run>/tensorboard`), `wandb` (Weights & Biases, under
+    `<run>/wandb`), or a function of yours that returns a sink: `package.module:function` or
+    `path/to/file.py:function`. The first two need `pip install "darts-async[metrics]"`."""
+    sink_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Most lines that wait for a sink that is slow; further ones it does not get, which is warned of and counted. The
+    run never waits."""
+    sink_timeout_s: Seconds = 5.0
+    """Longest time the sinks get when the run ends to write what they have; what then still hangs is left behind."""
+    prometheus: Annotated[str, Field(max_length=256)] = ""
+    """Address on which the run serves its gauges to Prometheus while it lasts, such as `127.0.0.1:9464`: a host and a
+    port, port 0 for a free one (it is shown at the start). Whoever reaches it can read it. Empty: none."""
+    wandb_project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] = "darts-async"
+    """Project of the `wandb` sink."""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """`offline`: written to the run folder, sent with `wandb sync` when you like. `online`: sent as the run goes, with
+    the key that `wandb login` has left."""
+    engine_metrics: bool = True
+    """Pass vLLM's own figures on as `engine/<name>`: requests running and waiting, use of the KV cache, prefix cache
+    hits, preemptions, latencies."""
+    trace: bool = True
+    """Write down what every process did when, for `trace.json` (Perfetto, chrome://tracing) at the end of the run."""
+    trace_mib: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Most that the trace takes on disk, in MiB, all processes together; what comes later is left out."""
+
+
 class LaunchSection(Section):
     """[launch]: processes and sockets."""
 
@@ -405,4 +477,5 @@ class Config(Section):
     learner: LearnerSection = LearnerSection()
     checkpoint: CheckpointSection = CheckpointSection()
     eval: EvalSection = EvalSection()
+    metrics: MetricsSection = MetricsSection()
     launch: LaunchSection = LaunchSection()

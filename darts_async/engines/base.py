@@ -63,7 +63,8 @@ class RolloutEngine(Protocol):
         """
 
     async def update_weights(self, version: int, weights: str) -> None:
-        """Serve the weights of a safetensors file as `version`; running requests go on with them.
+        """Serve the weights of a safetensors file (or of an adapter's, merged with the model folder's weights) as
+        `version`; running requests go on with them.
 
         An older or the current version is ignored. Raises `ProtocolError` when the file is missing or does not fit the
         model: the engine then serves the old version as before. Raises `EngineDead` when anything later fails.
@@ -74,3 +75,11 @@ class RolloutEngine(Protocol):
 
     async def close(self) -> None:
         """End everything that runs and release the engine. Idempotent; never raises for an engine that is dead."""
+
+
+@runtime_checkable
+class ReportsStats(Protocol):
+    """An engine that has figures of its own to tell."""
+
+    def stats(self) -> dict[str, float]:
+        """By metric name, `engine/...`; cheap enough for once a second."""

@@ -1,6 +1,7 @@
 """The frozen policies whose log-probs the loss needs, and what they have said of responses that still decode.
 
-The *reference* (with `learner.kl_weight`) never changes. The *proximal* policy (with more than one update a step) is a
+The *reference* (with `learner.kl_weight`) never changes; under an adapter it is the policy itself with the adapter off,
+unless it is another folder's. The *proximal* policy (with more than one update a step) is a
 copy of the policy at the step's start, refreshed in place at each version. Invariants: a row is given log-probs of the
 weights of its step, be its tokens streamed or not; the caches of all policies together stay within
 `learner.cache_mib`; a response that is dropped frees its caches before anything else is scored.
@@ -10,9 +11,10 @@ weights of its step, be its tokens streamed or not; the caches of all policies t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from darts_async.algorithms.streamed_tokens import StreamedResponse, StreamedTok
 from darts_async.config.frozen import needs_proximal, needs_reference, streams_tokens
 from darts_async.config.paths import model_folder
 from darts_async.engines.frozen_policy import Autocast, FrozenPolicy
-from darts_async.engines.policy_model import load_model
+from darts_async.engines.policy_model import load_model, load_policy
 from darts_async.errors import ConfigError
 from darts_async.messages import ChunkNews, ChunksDropped, TrainGroup, TrajectoryChunk, group_of
 
@@ -39,16 +41,22 @@ _log = logging.getLogger(__name__)
 class FrozenPolicies:
     """None, one or two models, and the caches of what is being streamed."""
 
-    def __init__(self, config: Config, device: torch.device, autocast: Autocast) -> None:
-        """Load what the config asks for. Raises `ConfigError` for a reference that does not fit the policy."""
+    def __init__(self, config: Config, device: torch.device, autocast: Autocast, policy: Any = None) -> None:
+        """Load what the config asks for. Raises `ConfigError` for a reference that does not fit the policy.
+
+        policy: the model under training, placed, whose base may be the reference; None: it cannot be run by itself.
+        """
         self.reference: FrozenPolicy | None = None
         self.proximal: FrozenPolicy | None = None
         self._limit = config.learner.cache_mib << 20
         self._batch_tokens = config.learner.micro_batch_tokens
         if needs_reference(config):
-            self.reference = FrozenPolicy(_load_reference(config), config, device, autocast)
+            if policy is not None and config.learner.lora_rank and not config.learner.reference:
+                self.reference = FrozenPolicy(policy, config, device, _without_adapter(policy, autocast), shared=True)
+            else:
+                self.reference = FrozenPolicy(_load_reference(config), config, device, autocast)
         if needs_proximal(config):
-            self.proximal = FrozenPolicy(load_model(model_folder(config), config), config, device, autocast)
+            self.proximal = FrozenPolicy(load_policy(config), config, device, autocast)
         self._policies = [policy for policy in (self.reference, self.proximal) if policy is not None]
         self._streaming = streams_tokens(config) and all(policy.can_stream for policy in self._policies)
         if streams_tokens(config) and not self._streaming:
@@ -227,6 +235,17 @@ class _Sums:
         """Of these, known before the group was here."""
         self.ready_s = 0.0
         self.groups = 0
+
+
+def _without_adapter(policy: Any, autocast: Autocast) -> Autocast:
+    from darts_async.engines.lora import without_adapter  # noqa: PLC0415 - peft, where there is an adapter
+
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        with without_adapter(policy), autocast():
+            yield
+
+    return both
 
 
 def _load_reference(config: Config) -> Any:

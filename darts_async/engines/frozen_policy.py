@@ -33,11 +33,14 @@ _OVERHEAD_TOKENS = 100
 
 
 class FrozenPolicy:
-    """A model of its own (shared with nobody), placed on a device, and what it has said of streamed responses."""
+    """A model, placed on a device, and what it has said of streamed responses."""
 
-    def __init__(self, model: Any, config: Config, device: torch.device, autocast: Autocast) -> None:
-        """`autocast`: the context that the policy itself is scored in, so that both round alike."""
-        self._model = model.requires_grad_(False).to(device)
+    def __init__(
+        self, model: Any, config: Config, device: torch.device, autocast: Autocast, *, shared: bool = False
+    ) -> None:
+        """`autocast`: the context that the policy itself is scored in, so that both round alike; with a model that is
+        `shared` with the policy, which stays trainable, it also makes the model what is scored with here."""
+        self._model = model if shared else model.requires_grad_(False).to(device)
         self._device = device
         self._autocast = autocast
         self._budget = config.learner.micro_batch_tokens
@@ -59,7 +62,8 @@ class FrozenPolicy:
         return self._num_fed * self._scorer.token_bytes
 
     def copy_weights(self, source: Any) -> None:
-        """Become a model of the same shape, in place; everything said of streamed responses so far is void.
+        """Become a model of the same shape, in place, in what of it is trained; everything said of streamed responses
+        so far is void.
 
         The source may be sharded: then this is a collective operation.
         """
@@ -67,8 +71,8 @@ class FrozenPolicy:
         self._num_fed = 0
         with torch.no_grad():
             for mine, theirs in zip(self._model.parameters(), source.parameters(), strict=True):
-                whole = theirs.full_tensor() if hasattr(theirs, "full_tensor") else theirs
-                mine.copy_(whole)
+                if theirs.requires_grad:
+                    mine.copy_(theirs.full_tensor() if hasattr(theirs, "full_tensor") else theirs)
 
     # --- responses that still decode ----------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ import torch
 
 from darts_async.config.paths import model_folder
 from darts_async.engines.micro_batch import Row, micro_batches
-from darts_async.engines.policy_model import PolicyModel, load_model
-from darts_async.engines.weights import export_tensors, write_weights
+from darts_async.engines.policy_model import PolicyModel, load_policy
+from darts_async.engines.trained_weights import trained_weights
 
 if TYPE_CHECKING:
     from darts_async.config import Config
@@ -35,7 +35,7 @@ class LearnerScores:
         learner = config.learner.model_copy(update={"gradient_checkpointing": False})
         self._config = config.model_copy(update={"learner": learner})
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_model(model_folder(config), config).to(self._device)
+        self._model = load_policy(config).to(self._device)
 
     def score(self, samples: Sequence[Sampled], temperature: float | None = None) -> list[npt.NDArray[np.float32]]:
         """Return the log-probs of each sample's response tokens, at `temperature` (None: `sampling.temperature`).
@@ -60,7 +60,7 @@ class LearnerScores:
 
     def publish(self, path: Path) -> None:
         """Write the weights as the learner publishes a version."""
-        write_weights(path, export_tensors(self._model))
+        trained_weights(self._model, model_folder(self._config), self._config).publish(path)
 
     @property
     def optimiser_bytes(self) -> int:
@@ -68,6 +68,7 @@ class LearnerScores:
         return sum(
             parameter.numel() * (12 if parameter.dtype == torch.float32 else 4 + 12 + parameter.element_size())
             for parameter in self._model.parameters()
+            if parameter.requires_grad
         )
 
     def memory(self) -> tuple[int, int] | None:

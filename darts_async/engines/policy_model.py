@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
 
+from darts_async.config.paths import model_folder
 from darts_async.engines.fused_logprobs import fused_logprobs, scores_of_logits
 from darts_async.engines.output_layer import decoder_of, is_plain
 from darts_async.engines.packed_rows import keeps_apart
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from darts_async.config import Config
     from darts_async.engines.micro_batch import MicroBatch
 
-__all__ = ["PolicyModel", "PolicyScorer", "TokenScores", "load_model"]
+__all__ = ["PolicyModel", "PolicyScorer", "TokenScores", "load_model", "load_policy"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,18 @@ def load_model(folder: Path, config: Config, dtype: torch.dtype | None = None) -
         folder, dtype=dtype or getattr(torch, config.model.dtype), local_files_only=True
     )
     return model.eval()
+
+
+def load_policy(config: Config, dtype: torch.dtype | None = None) -> Any:
+    """Load the policy that is trained: the model folder, with a fresh adapter where `learner.lora_rank` asks for one,
+    all else frozen then. Raises what `load_model` raises, and `ConfigError` for an adapter that it cannot have."""
+    folder = model_folder(config)
+    model = load_model(folder, config, dtype)
+    if config.learner.lora_rank:
+        from darts_async.engines.lora import add_adapter  # noqa: PLC0415 - peft, where there is an adapter
+
+        add_adapter(model, config, folder)
+    return model
 
 
 class PolicyScorer(torch.nn.Module):

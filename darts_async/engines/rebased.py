@@ -15,25 +15,30 @@ from pathlib import Path
 import msgspec
 
 from darts_async.engines.base import EngineOutput, RolloutEngine
-from darts_async.errors import ConfigError, EngineDead
+from darts_async.engines.weights_file import weight_files
+from darts_async.errors import ConfigError, EngineDead, ProtocolError
 from darts_async.messages import RolloutRequest, VersionSpan
 from darts_async.metrics import BusyClock
 
 
 def original_weights(folder: Path) -> Path:
-    """Return a model folder's one safetensors file. Raises `ConfigError` when its weights are in several."""
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        rule = f"has {len(files)} safetensors files, and an engine is only set back to a policy in one file"
-        raise ConfigError("model.path", str(folder), rule, "Save it again with `max_shard_size` above its size.")
-    return files[0]
+    """Return what an engine updates to for a model folder's weights: its one file, or the folder where there are more.
+
+    Raises `ConfigError` when it has none.
+    """
+    try:
+        files = weight_files(folder)
+    except ProtocolError as error:
+        fix = "Save the model with `save_pretrained` (safetensors format)."
+        raise ConfigError("model.path", str(folder), str(error), fix) from None
+    return files[0] if len(files) == 1 else folder
 
 
 class RebasedEngine:
     """A `RolloutEngine` for one run after another. Whoever made the engine inside starts and closes it."""
 
     def __init__(self, engine: RolloutEngine, weights: Path) -> None:
-        """`weights` is one safetensors file with the policy that every run begins with."""
+        """`weights`: the policy that every run begins with, one safetensors file or a model folder."""
         self._engine = engine
         self._weights = weights
         self._base = 0

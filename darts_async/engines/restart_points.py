@@ -13,6 +13,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from darts_async.engines.lora_file import FILE as ADAPTER_FILE
+from darts_async.engines.lora_file import FOLDER as ADAPTER_FOLDER
 from darts_async.engines.weights_file import model_shapes, read_shapes
 from darts_async.errors import ProtocolError
 
@@ -64,5 +66,9 @@ def _check(path: Path, version: int) -> None:
         raise ProtocolError(f"{header}: {error}") from error
     if position.format != FORMAT or position.version != version:
         raise ProtocolError(f"{header} is of format {position.format} and version {position.version}")
-    model_shapes(path)
+    adapter = path / ADAPTER_FOLDER / ADAPTER_FILE
+    if adapter.is_file():  # then it is what training goes on from; the model beside it is an export
+        read_shapes(adapter)
+    else:
+        model_shapes(path)
     read_shapes(path / FOLDER / TENSORS)

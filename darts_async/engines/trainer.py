@@ -33,10 +33,11 @@ from darts_async.engines.micro_batch import MicroBatch, Row, collate, cost_token
 from darts_async.engines.objective import Objective
 from darts_async.engines.observations import Observations
 from darts_async.engines.optimiser import StepOptimiser, Update
-from darts_async.engines.policy_model import PolicyModel, PolicyScorer, load_model
+from darts_async.engines.policy_model import PolicyModel, PolicyScorer, load_policy
 from darts_async.engines.ranks import Ranks
 from darts_async.engines.step_stats import StepStats
 from darts_async.engines.token_sums import TokenSums
+from darts_async.engines.trained_weights import trained_weights
 from darts_async.engines.training_state import FOLDER as STATE_FOLDER
 from darts_async.engines.training_state import (
     TrainingState,
@@ -45,15 +46,7 @@ from darts_async.engines.training_state import (
     restore_random,
     save_training_state,
 )
-from darts_async.engines.weights import (
-    check_folder,
-    copy_weights,
-    export_tensors,
-    whole_state,
-    write_checkpoint,
-    write_weights,
-)
-from darts_async.errors import ProtocolError, RunFailed
+from darts_async.errors import ConfigError, ProtocolError, RunFailed
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -80,13 +73,15 @@ class PolicyTrainer:
         self._source = model_folder(config)
         self._config = config
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed_precision)
-        self._model: Any = load_model(self._source, config, dtype)
+        self._model: Any = load_policy(config, dtype)
         scorer = PolicyScorer(self._model, config)
         if settings.gradient_checkpointing:
             checkpoint_activations(self._model)
         self._policy = PolicyModel(self._accelerator.prepare_model(scorer), config)
         self._ranks = ranks or Ranks()
         self._ranks.shard(self._policy.model, self._accelerator.device)
+        bare = self._accelerator.unwrap_model(self._model)
+        self._weights = trained_weights(bare, self._source, config, sharded=self._ranks.sharded)
         self._optimiser = StepOptimiser(self._model.named_parameters(), settings, steps=config.run.steps)
         self._observations = Observations(config, [p for p in self._model.parameters() if p.requires_grad])
         self._share_groups = config.group.groups_per_step // settings.updates_per_step
@@ -95,7 +90,19 @@ class PolicyTrainer:
         self._bad_steps = 0
         self.version = 0
         """The policy version whose weights these are."""
-        self.frozen = FrozenPolicies(config, self._accelerator.device, self._accelerator.autocast)
+        if settings.init_optimiser:
+            self._take_optimiser()
+        # In shards the policy only runs in all processes at once, and each scores its own rows with a frozen one.
+        shared = None if self._ranks.sharded else self._model
+        self.frozen = FrozenPolicies(config, self._accelerator.device, self._accelerator.autocast, shared)
+
+    def _take_optimiser(self) -> None:
+        """Begin with what the checkpoint that the weights are from knew of the gradients before it."""
+        try:
+            self._optimiser.load_state_dict(load_training_state(self._source / STATE_FOLDER).optimiser)
+        except (ProtocolError, ValueError) as error:
+            fix = "Set it to false, or model.path to a checkpoint that was written with checkpoint.optimiser."
+            raise ConfigError("learner.init_optimiser", True, str(error), fix) from error
 
     def _begin_step(self) -> None:
         self._sums = TokenSums()
@@ -248,29 +255,24 @@ class PolicyTrainer:
         self._abandoned.set()
 
     def publish(self, path: Path) -> None:
-        """Write the current weights as one safetensors file, complete or not at all."""
-        tensors = export_tensors(self._accelerator.unwrap_model(self._model))
-        if self._ranks.main:
-            write_weights(path, tensors)
+        """Write what is trained, the weights or their adapter, as one safetensors file, complete or not at all."""
+        self._weights.publish(path, main=self._ranks.main)
 
     def save_checkpoint(self, folder: Path) -> None:
         """Write a Hugging Face folder of the current weights and, with `checkpoint.optimiser`, what is needed to go on
         from them; complete or not at all."""
-        self._save(folder, whole=self._config.checkpoint.optimiser)
+        self._save(folder, whole=True, state=self._config.checkpoint.optimiser)
 
     def save_recovery(self, folder: Path) -> None:
         """Write a checkpoint that can be gone on from, whatever `checkpoint.optimiser` says."""
-        self._save(folder, whole=True)
+        self._save(folder, whole=False, state=True)
 
-    def _save(self, folder: Path, *, whole: bool) -> None:
+    def _save(self, folder: Path, *, whole: bool, state: bool) -> None:
         further: list[Callable[[Path], None]] = []
-        if whole:
-            state = TrainingState(self.version, self._bad_steps, self._optimiser.state_dict(), random_state())
-            further.append(lambda partial: save_training_state(partial / STATE_FOLDER, state))
-        model = self._accelerator.unwrap_model(self._model)
-        weights = whole_state(model) if self._ranks.sharded else None
-        if self._ranks.main:
-            write_checkpoint(folder, model, self._source, further, state=weights)
+        if state:
+            stands = TrainingState(self.version, self._bad_steps, self._optimiser.state_dict(), random_state())
+            further.append(lambda partial: save_training_state(partial / STATE_FOLDER, stands))
+        self._weights.save(folder, further, whole=whole, main=self._ranks.main)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from a checkpoint, between two steps: the next one is the one that would have followed.
@@ -279,14 +281,12 @@ class PolicyTrainer:
         second time for a moment.
         """
         state = load_training_state(folder / STATE_FOLDER)
-        model = self._accelerator.unwrap_model(self._model)
-        check_folder(folder, model)
-        weights = load_model(folder, self._config)
+        weights = self._weights.read(folder)
         try:
             self._optimiser.load_state_dict(state.optimiser)
         except ValueError as error:
             raise ProtocolError(f"{folder}: {error}") from error
-        copy_weights(weights, model)
+        self._weights.take(weights)
         restore_random(state.random)
         self._optimiser.drop()
         self._begin_step()

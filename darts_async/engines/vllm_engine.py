@@ -22,10 +22,13 @@ from darts_async.config import Config
 from darts_async.config.paths import model_folder
 from darts_async.engines import vllm_plugin
 from darts_async.engines.base import EngineOutput, FinishReason
+from darts_async.engines.engine_stats import EngineStats
+from darts_async.engines.lora_file import base_mark, check_adapter, is_adapter
 from darts_async.engines.process import LastingThread
 from darts_async.engines.vllm_settings import continuation, engine_arguments, environment, sampling_arguments
+from darts_async.engines.vllm_stats import stat_logger
 from darts_async.engines.vllm_update import WeightSwap
-from darts_async.engines.weights_file import check_weights, model_shapes, tied_embeddings
+from darts_async.engines.weights_file import check_weights, model_shapes, read_shapes, tied_embeddings
 from darts_async.errors import ConfigError, EngineDead, ProtocolError, RolloutError
 from darts_async.messages import RolloutRequest, VersionSpan
 
@@ -50,8 +53,10 @@ class VllmEngine:
     def __init__(self, config: Config, rank: int) -> None:
         self._config = config
         self._rank = rank
-        self._folder = Path(model_folder(config))
+        self._folder = Path(model_folder(config)).absolute()
         self._version = 0
+        self._mark = ""
+        """Of the model folder; known once an adapter has come."""
         self._llm: AsyncLLM | None = None
         self._thread: LastingThread[AsyncLLM] | None = None
         self._adds: dict[int, asyncio.Task[RequestOutputCollector]] = {}
@@ -59,6 +64,7 @@ class VllmEngine:
         self._failure: EngineDead | None = None
         self._closed = False
         self._others = set(multiprocessing.active_children())
+        self._stats = EngineStats() if config.metrics.engine_metrics else None
         self.update_phases_s: dict[str, float] = {}
         """Seconds each phase of the last weight update took."""
 
@@ -107,7 +113,8 @@ class VllmEngine:
         except TypeError as error:
             given = self._config.generator.engine_args
             raise ConfigError("generator.engine_args", given, str(error), "See vLLM's AsyncEngineArgs.") from error
-        return cast("AsyncLLM", AsyncLLM.from_engine_args(parsed))
+        loggers = None if self._stats is None else [stat_logger(self._stats)]
+        return cast("AsyncLLM", AsyncLLM.from_engine_args(parsed, stat_loggers=loggers))
 
     async def generate(self, request: RolloutRequest, prefix: Sequence[int] = ()) -> AsyncGenerator[EngineOutput, None]:
         """Sample one response; see `RolloutEngine.generate`."""
@@ -185,8 +192,8 @@ class VllmEngine:
             if not weights:
                 raise ProtocolError(f"version {version} of the policy comes without a weights file")
             path = Path(weights)
-            await asyncio.to_thread(check_weights, path, self._shapes, tied=self._tied)
-            swap = WeightSwap(llm, version, path, self._config.generator.update_timeout_s)
+            base = await asyncio.to_thread(self._check, path)
+            swap = WeightSwap(llm, version, path, self._config.generator.update_timeout_s, base)
             try:
                 await swap.run()
             except BaseException as error:
@@ -194,6 +201,23 @@ class VllmEngine:
                 raise
             self._version = version
             self.update_phases_s = swap.phases_s
+
+    def _check(self, path: Path) -> Path | None:
+        """Return what these weights are to be merged with: the model folder, if they are an adapter, or nothing.
+
+        Raises `ProtocolError` when they do not fit the model.
+        """
+        if not path.is_dir() and is_adapter(read_shapes(path)):
+            if not self._mark:
+                self._mark = base_mark(self._folder)
+            check_adapter(path, self._shapes, self._mark)
+            return self._folder
+        check_weights(path, self._shapes, tied=self._tied)
+        return None
+
+    def stats(self) -> dict[str, float]:
+        """What vLLM says of itself; see `ReportsStats`."""
+        return {} if self._stats is None else self._stats.gauges()
 
     async def wait_dead(self) -> None:
         """Return when vLLM's output handler has ended, which is how a dead engine process shows."""

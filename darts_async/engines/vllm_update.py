@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from darts_async.errors import EngineDead
+from darts_async.tracing import current
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -23,10 +24,11 @@ T = TypeVar("T")
 class WeightSwap:
     """One update of one engine. `run` once."""
 
-    def __init__(self, llm: AsyncLLM, version: int, path: Path, limit_s: float) -> None:
+    def __init__(self, llm: AsyncLLM, version: int, path: Path, limit_s: float, base: Path | None = None) -> None:
+        """`base`: the model folder that `path`, an adapter, is merged with; None: `path` is all of the weights."""
         self._llm = llm
         self._version = version
-        self._path = path
+        self._info = {"path": str(path), "base": "" if base is None else str(base)}
         self._limit_s = limit_s
         self.phases_s: dict[str, float] = {}
         """Seconds each phase took, in order."""
@@ -44,7 +46,7 @@ class WeightSwap:
             await self._phase("pause", llm.pause_generation(mode="keep", clear_cache=False))
             whole = False
             await self._phase("start", llm.start_weight_update())
-            update = WeightTransferUpdateRequest(update_info={"path": str(self._path)})
+            update = WeightTransferUpdateRequest(update_info=self._info)
             await self._phase("load", llm.update_weights(update))
             await self._phase("finish", llm.finish_weight_update(label))
             confirmed = await self._phase("confirm", llm.get_weight_version())
@@ -68,3 +70,4 @@ class WeightSwap:
             raise EngineDead(f"{what}: {phase} failed in vLLM: {error}") from error
         finally:
             self.phases_s[phase] = time.monotonic() - started
+            current().lane("swap phases").span("swap_phase", phase, started)

@@ -1,20 +1,25 @@
-"""Weights for vLLM from a safetensors file that is mapped, not copied: runs inside vLLM's worker.
+"""Weights for vLLM from safetensors files that are mapped, not copied: runs inside vLLM's worker.
 
-The file is in Hugging Face layout. vLLM's kernels keep their weights repacked, so a load goes through its layer-wise
+Either a version is there as a whole, or it is an adapter (LoRA) that is merged here with the base model's weights,
+which are mapped from the model folder. Merging before loading has three merits over vLLM's own LoRA support: requests
+go on in flight under the new version, no kernel has to know of adapters, and what is served is what a checkpoint
+exports. Its price is a load of the whole model at each update, as without an adapter.
+
+The files are in Hugging Face layout. vLLM's kernels keep their weights repacked, so a load goes through its layer-wise
 reload: `start` sets the model up to receive a checkpoint, `finish` repacks what came. In between the model is in
 pieces; a failure there leaves an engine that must not serve.
 
-Invariant: after `finish`, every weight that a kernel reads is the file's, packed copies of shared weights included.
+Invariant: after `finish`, every weight that a kernel reads is the version's, packed copies of shared weights included;
+none is left of the version before.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -22,6 +27,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from darts_async.engines.merging import Adapter, folder_tensors, merged_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +44,13 @@ class SharedFileUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]  # v
     """One published version."""
 
     path: str
-    """A complete safetensors file with every parameter of the model."""
+    """A complete safetensors file, or a model folder, with every parameter of the model; or an adapter's file."""
+    base: str = ""
+    """Of an adapter: the model folder that it is merged with."""
 
 
 class SharedFileWeightTransfer(WeightTransferEngine[SharedFileInitInfo, SharedFileUpdateInfo]):  # type: ignore[misc]
-    """Loads a whole model from one mapped file per update."""
+    """Loads a whole model per update."""
 
     init_info_cls = SharedFileInitInfo
     update_info_cls = SharedFileUpdateInfo
@@ -62,10 +71,14 @@ class SharedFileWeightTransfer(WeightTransferEngine[SharedFileInitInfo, SharedFi
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedFileUpdateInfo) -> None:
-        """Map the file and load every tensor of it, one at a time. Raises whatever the file or a layer objects to."""
+        """Map the files and load every tensor, one at a time. Raises whatever a file or a layer objects to."""
         expected = {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - self._shared
-        with safe_open(update_info.path, framework="pt", device="cpu") as file:
-            loaded = self.model.load_weights(_tensors(file))
+        path = Path(update_info.path)
+        if update_info.base:
+            tensors = merged_tensors(Path(update_info.base), Adapter.read(path), self.device, self.model_config.dtype)
+        else:
+            tensors = folder_tensors(path)
+        loaded = self.model.load_weights(tensors)
         if missing := sorted(expected - loaded):
             raise ValueError(f"{update_info.path} left {len(missing)} parameters as they were, {missing[0]} among them")
 
@@ -76,11 +89,6 @@ class SharedFileWeightTransfer(WeightTransferEngine[SharedFileInitInfo, SharedFi
 
     def shutdown(self) -> None:
         """Do nothing: a mapping ends with the last tensor that uses it."""
-
-
-def _tensors(file: safe_open) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - not a mapping
-        yield name, file.get_tensor(name)  # type: ignore[no-untyped-call]
 
 
 def _repack_shared(model: torch.nn.Module) -> None:

@@ -8,7 +8,7 @@ because it lives in shared memory and is worthless then.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,16 @@ def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
             tensor.copy_(like(values[name], tensor))
 
 
-def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write one safetensors file, complete or not at all. Raises `OSError` when the file system is full."""
+def write_weights(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file, complete or not at all. Raises `OSError` when the file system is full.
+
+    metadata: beside the tensors, in the place of the note that says that they are torch's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(path)
+    described = dict(metadata or {"format": "pt"})
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=described)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -112,17 +116,32 @@ def write_checkpoint(
 
     further: write what else belongs to the checkpoint into the folder that they are given, before it gets its name.
     state: `whole_state` of a sharded model.
-    A folder of that name is replaced. What a half-written one leaves behind is called `.<name>.partial`.
     Raises `OSError` when the file system is full; then the folder of that name is as it was.
+    """
+
+    def write_model(partial: Path) -> None:
+        save: Any = model.save_pretrained
+        save(partial, state_dict=state)
+        copy_text_files(source, partial)
+
+    write_folder(folder, [write_model, *further])
+
+
+def write_folder(folder: Path, writers: Sequence[Callable[[Path], None]]) -> None:
+    """Make a folder that is complete or not there: each writer is given it before it gets its name.
+
+    A folder of that name is replaced. What a half-written one leaves behind is called `.<name>.partial`.
     """
     partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save: Any = model.save_pretrained
-    save(partial, state_dict=state)
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
-    for write in further:
+    for write in writers:
         write(partial)
     replace_folder(partial, folder)
+
+
+def copy_text_files(source: Path, folder: Path) -> None:
+    """Copy tokenizer, chat template and generation settings of a model folder, those that it has."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

@@ -18,10 +18,20 @@ from darts_async.launcher.roles import RoleProcess
 from darts_async.messages import Heartbeat, Wait
 from darts_async.runtime.outside_link import QueueLine, RoleLine
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "queue_bounds"]
 
 _SILENT_S: Final = 2.5
 """A heartbeat is due every second; on a machine with more processes than cores it may be late by another one."""
+
+_SHOWN: Final = frozenset(
+    {
+        "generator/tokens_per_s",
+        "generator/running",
+        "selector/live_groups",
+        "allocator/live_groups",
+    }
+)
+"""Gauges that go with a role's line; nobody outside needs them all."""
 
 
 @dataclass
@@ -71,6 +81,7 @@ class Accounts:
                     restarts=role.incarnation,
                     idle_ratio=role.gauges.get(f"{role.role}/idle_ratio"),
                     heard_s=None if account.heard_s is None else now_s - account.heard_s,
+                    gauges={name: value for name, value in role.gauges.items() if name in _SHOWN},
                 )
             )
         return tuple(lines)
@@ -88,7 +99,7 @@ class Accounts:
                     since[name] = min(since.get(name, now_s), account.busy_since_s.get(gauge, now_s))
         return tuple(
             QueueLine(name=name, depth=depths[name], bound=bound, busy_s=now_s - since[name])
-            for name, bound in _bounds(config).items()
+            for name, bound in queue_bounds(config).items()
             if name in depths
         )
 
@@ -137,7 +148,8 @@ def _why_silent(role: RoleProcess) -> str:
     }.get(state, "")
 
 
-def _bounds(config: Config) -> Mapping[str, int]:
+def queue_bounds(config: Config) -> Mapping[str, int]:
+    """What each queue takes at most, by its name."""
     queues = config.queues
     return {
         "in_flight_groups": queues.in_flight_groups,

@@ -16,7 +16,7 @@ from darts_async.config.rules import warnings
 from darts_async.launcher import replay
 from darts_async.launcher.chaos import ChaosResult, Outcome, run_chaos
 from darts_async.launcher.preflight import Plan, create_run_folder
-from darts_async.launcher.view import LiveView, PlainView
+from darts_async.launcher.view import watching
 
 __all__ = ["chaos", "outcome_table", "recovery_table"]
 
@@ -48,14 +48,8 @@ def chaos(plan: Plan, wanted: ChaosPlan, *, recover_s: float) -> int:
 
 
 def _run(plan: Plan, schedule: Sequence[Fault], wanted: ChaosPlan, recover_s: float, console: Console) -> ChaosResult:
-    config = plan.config
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if not console.is_terminal:
-            view = PlainView(console, config.run.steps)
-            return runner.run(run_chaos(plan, view, schedule, recover_s=recover_s, overlap=wanted.overlap))
-        bounds = {"in_flight_groups": config.queues.in_flight_groups, "ready_groups": config.queues.ready_groups}
-        with LiveView(console, config.run.name, config.run.steps, bounds) as live:
-            return runner.run(run_chaos(plan, live, schedule, recover_s=recover_s, overlap=wanted.overlap))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, watching(plan, console) as view:
+        return runner.run(run_chaos(plan, view, schedule, recover_s=recover_s, overlap=wanted.overlap))
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:

@@ -57,7 +57,7 @@ def examine(config: Config, source: str | None, *, engine: bool) -> int:
     weight_bytes = check_model(config)
     check_engine_args(config)
     prompts = load_prompts(config)
-    checks = token_checks(config, ChatTokenizer(model_folder(config)), prompts)
+    checks = token_checks(config, ChatTokenizer(model_folder(config), config.model.chat_template), prompts)
     checks += machine_checks(config, weight_bytes, engine=engine)
     interrupted = False
     if not engine:

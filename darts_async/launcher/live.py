@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from darts_async.algorithms.staleness import eta_of
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
 from darts_async.errors import LinkBroken
 from darts_async.launcher.accounts import Accounts
 from darts_async.launcher.knob_orders import KnobOrders
 from darts_async.launcher.roles import RoleProcess
+from darts_async.launcher.view.history import tokens_by_state
 from darts_async.launcher.watchdog import Watchdog
 from darts_async.messages import Heartbeat, KnobsTaken, SetKnobs, ShowStacks
-from darts_async.runtime.outside_link import AskSet, OutsideHub, SetAnswer, StatusAnswer
+from darts_async.runtime.outside_link import AskSet, EvalLine, OutsideHub, SetAnswer, StatusAnswer
 from darts_async.runtime.record import RunRecord
 
 __all__ = ["LiveRun"]
 
 _WARNINGS: Final = 10
+_EVALS: Final = 8
 Send: TypeAlias = Callable[[RoleProcess, SetKnobs | ShowStacks], Awaitable[None]]
 
 
@@ -42,14 +46,17 @@ class LiveRun:
         roles: Callable[[], Mapping[str, RoleProcess]],
         send: Send,
         warn: Callable[[str], None],
+        earlier_s: float = 0.0,
     ) -> None:
-        """`send` to a role that cannot be reached does nothing; `warn` tells a person."""
+        """`send` to a role that cannot be reached does nothing; `warn` tells a person. `earlier_s`: how long earlier
+        starts of the run lasted."""
         self._paths = paths
         self._record = record
         self._roles = roles
         self._warn = warn
         self._accounts = Accounts()
         self._began_s = time.monotonic()
+        self._earlier_s = earlier_s
         self._state = "starting"
         self._hub: OutsideHub | None = None
         self.knobs = KnobOrders(config, paths.live_config, roles, send)
@@ -140,4 +147,32 @@ class LiveRun:
             stalls_log=str(self.watchdog.log)[:8192],
             warnings=tuple(text[:8192] for text in self._record.warnings[-_WARNINGS:]),
             changed=self.knobs.changed,
+            about=_about(self.knobs.config),
+            earlier_s=self._earlier_s,
+            max_wall_s=self.knobs.config.run.max_wall_s,
+            max_trained_tokens=self.knobs.config.run.max_trained_tokens,
+            tokens=tokens_by_state(next((role.gauges for role in roles if role.role == "selector"), {})),
+            evals=_evals(self._record),
         )
+
+
+def _about(config: Config) -> str:
+    """What tells one run from another at a glance."""
+    pipeline, rule = config.pipeline, config.selection.rule
+    return f"{rule}, {pipeline.mode}, staleness at most {eta_of(config)}"
+
+
+def _evals(record: RunRecord) -> tuple[EvalLine, ...]:
+    """The first one, and the last ones."""
+    before, after = (record.evals.get(label) for label in ("before", "after"))
+    found = [result for result in (before, *record.evals_during, after) if result is not None]
+    finite = [one for one in found if math.isfinite(one.reward) and math.isfinite(one.response_length)]
+    return tuple(
+        EvalLine(
+            label=one.label,
+            version=one.policy_version,
+            reward=one.reward,
+            response_length=one.response_length,
+        )
+        for one in [*finite[:1], *finite[1:][-(_EVALS - 1) :]]
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from darts_async.config.paths import model_folder
+from darts_async.launcher.preflight import published_bytes
 from darts_async.runtime.job_events import Check
 
 if TYPE_CHECKING:
@@ -25,22 +26,29 @@ core together; November 2026, rounded up)."""
 
 
 def check_memory(config: Config, weight_bytes: int, available: int | None) -> Check:
-    """Whether a run fits into the machine's memory. weight_bytes: of the model folder. available: None if unknown.
+    """Whether a run fits into the machine's memory. weight_bytes: in `model.dtype`. available: None if unknown.
 
-    Learner: weights, gradient sums, float32 masters (of bfloat16 weights) and the two moments of AdamW; a frozen
-    reference where there is one. Engine on a CPU: weights and the KV cache it is given. On a GPU both keep but the
-    weights here, while they load. Three published versions lie in shared memory, which is memory too.
+    Learner: weights, gradient sums, float32 masters (of bfloat16 weights) and the two moments of AdamW, or with an
+    adapter the weights alone, the adapter's left out; a frozen reference where there is one (with an adapter it takes
+    nothing, unless it is another folder's or the policy lies in shards). Engine on a CPU: weights and the KV cache it
+    is given. On a GPU both keep but the weights here, while they load. Three published versions lie in shared memory,
+    which is memory too.
     """
     name = "memory"
     per_weight = 4 if config.model.dtype == "float32" else 2
     on_gpu = _has_gpu()
+    settings = config.learner
     learner_bytes = weight_bytes * (4 * 4 if per_weight == 4 else 2 + 2 + 4 * 4) // per_weight
-    learner_bytes += weight_bytes * ((config.learner.kl_weight > 0) + (config.learner.updates_per_step > 1))
+    if settings.lora_rank:
+        learner_bytes = weight_bytes
+    sharded = settings.processes > 1 and settings.sharding == "fsdp2"
+    shares = settings.lora_rank > 0 and not settings.reference and not sharded
+    learner_bytes += weight_bytes * ((settings.kl_weight > 0 and not shares) + (settings.updates_per_step > 1))
     replicas = config.generator.replicas
     parts = {
         "learner": config.learner.processes * ((weight_bytes if on_gpu else learner_bytes) + _PROCESS_BYTES["learner"]),
         "engine": replicas * _PROCESS_BYTES[config.generator.engine],
-        "published weights": 3 * weight_bytes,
+        "published weights": 3 * published_bytes(config, weight_bytes),
         "other processes": (2 + config.reward.workers) * _PROCESS_BYTES["other"],
     }
     if config.generator.engine == "vllm":

@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 from darts_async.config import Config, to_toml
 from darts_async.config.frozen import needs_reference
 from darts_async.config.import_path import find_module, is_import_path
+from darts_async.config.metrics_rules import parse_prometheus
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, encrypts, parse_bind
+from darts_async.engines.lora_file import adapter_bytes
+from darts_async.engines.restart_points import FOLDER as STATE_FOLDER
+from darts_async.engines.restart_points import HEADER as STATE_HEADER
 from darts_async.engines.sim_response import SimParams
-from darts_async.errors import ConfigError
+from darts_async.engines.weights_file import model_shapes, num_weights
+from darts_async.errors import ConfigError, ProtocolError
 from darts_async.launcher import shared_weights
 from darts_async.launcher.gpus import check_gpus, visible_gpus
+from darts_async.tasks import load_task
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 from darts_async.transport.curve import curve_is_available
 
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from darts_async.launcher.run_lock import RunLock
     from darts_async.runtime.run_history import RunHistory
 
+_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 _MIN_FREE_BYTES = 64 << 20
 """Logs, ledger and metrics of a short run; checkpoints are counted on top."""
 
@@ -69,7 +76,15 @@ def check_machine(config: Config) -> Plan:
     check_gpus(config, visible_gpus())
     check_own_functions(config)
     check_reference(config)
-    return Plan(config, paths, load_prompts(config), weight_bytes)
+    check_init_optimiser(config)
+    check_metrics_out(config)
+    task = load_task(config.task.name, config.task.params)
+    prompts = load_prompts(config, task)
+    if config.reward.functions or is_import_path(config.task.name):
+        from darts_async.launcher.reward_checks import check_rewards  # noqa: PLC0415 - most runs have none
+
+        check_rewards(config, task)
+    return Plan(config, paths, prompts, weight_bytes)
 
 
 def create_run_folder(plan: Plan) -> None:
@@ -136,30 +151,47 @@ def check_run_folder(config: Config, paths: RunPaths) -> None:
 
 
 def check_model(config: Config) -> int:
-    """The model folder is complete. Return the size of the weights in bytes. Raises `ConfigError`."""
+    """The model folder is complete. Return the size of the weights in `model.dtype`, in bytes. Raises `ConfigError`."""
     folder = model_folder(config)
     if not folder.is_dir():
         raise ConfigError(
             "model.path", config.model.path, "no such folder", "Give a folder in Hugging Face format, or `quickstart`."
         )
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    weights = sorted(folder.glob("*.safetensors"))
-    if missing or not weights:
-        absent = ", ".join([*missing, *([] if weights else ["*.safetensors"])])
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
             "model.path",
             config.model.path,
-            f"the folder lacks {absent}",
+            "the folder holds an adapter, not a model",
+            "Give the checkpoint's folder around it, which holds the merged model; an adapter of another tool has to "
+            "be merged first (peft: `merge_and_unload`, then `save_pretrained`).",
+        )
+    absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    rule, num = "", 0
+    try:
+        num = num_weights(folder)
+    except ProtocolError as error:
+        if any(folder.glob("*.safetensors")):
+            rule = str(error)
+        else:
+            absent.append("*.safetensors")
+    if absent or rule:
+        raise ConfigError(
+            "model.path",
+            config.model.path,
+            rule or f"the folder lacks {', '.join(absent)}",
             "Save the model and its tokenizer with `save_pretrained` (safetensors format).",
         )
-    return sum(file.stat().st_size for file in weights)
+    return num * _WEIGHT_BYTES[config.model.dtype]
 
 
 def check_positions(config: Config) -> None:
     """The model has positions for the longest prompt with the longest response. Raises `ConfigError`."""
     folder = model_folder(config)
     try:
-        limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
+        settings = json.loads((folder / "config.json").read_text("utf-8"))
+        # Models with several parts keep their language model's settings there.
+        text = settings.get("text_config") or {}
+        limit = settings.get("max_position_embeddings", text.get("max_position_embeddings"))
     except (OSError, ValueError, AttributeError) as error:
         rule = f"config.json cannot be read ({error})"
         raise ConfigError("model.path", config.model.path, rule, "Mend the file.") from None
@@ -181,7 +213,7 @@ def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
     shared = paths.weights.parent
     if shared != paths.root:
         # The published version, the one being written, and one still being read.
-        needs[shared] = (3 * weight_bytes, "model.path", config.model.path)
+        needs[shared] = (3 * published_bytes(config, weight_bytes), "model.path", config.model.path)
     for folder, (needed, key, value) in needs.items():
         free = shutil.disk_usage(folder).free
         if free < needed:
@@ -191,6 +223,13 @@ def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
                 f"{folder} has {free >> 20} MiB free, the run needs at least {(needed >> 20) + 1} MiB there",
                 "Free some space, or choose another folder with --run.dir.",
             )
+
+
+def published_bytes(config: Config, weight_bytes: int) -> int:
+    """Size of one published version: of the weights, or about that of their adapter."""
+    if not config.learner.lora_rank:
+        return weight_bytes
+    return adapter_bytes(model_shapes(model_folder(config)), config)
 
 
 def check_ports(config: Config) -> None:
@@ -229,6 +268,13 @@ def check_engine(config: Config) -> None:
     needed = {"torch": "learner", "transformers": "learner", "accelerate": "learner", "safetensors": "learner"}
     if config.generator.engine == "vllm":
         needed["vllm"] = "generator.engine"
+    if config.learner.lora_rank and importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            "learner.lora_rank",
+            config.learner.lora_rank,
+            "the package `peft` is not installed",
+            'Install it: pip install "darts-async[lora]". Or set learner.lora_rank to 0.',
+        )
     for module, who in needed.items():
         if importlib.util.find_spec(module) is None:
             raise ConfigError(
@@ -252,6 +298,19 @@ def check_own_functions(config: Config) -> None:
     for key, value in [("learner.loss", settings.loss), ("learner.advantage", settings.advantage), *shadows]:
         if is_import_path(value):
             find_module(key, value)
+
+
+def check_metrics_out(config: Config) -> None:
+    """What the sinks need is installed; Prometheus' address can be listened on. Raises `ConfigError`."""
+    if config.metrics.sinks:
+        from darts_async.sinks.registry import check_sinks  # noqa: PLC0415 - most runs have none
+
+        check_sinks(config.metrics)
+    address = parse_prometheus(config.metrics.prometheus)
+    if address is not None:
+        from darts_async.sinks.prometheus_server import check_address  # noqa: PLC0415 - as above
+
+        check_address(address)
 
 
 def check_reference(config: Config) -> None:
@@ -279,6 +338,18 @@ def check_reference(config: Config) -> None:
         )
 
 
+def check_init_optimiser(config: Config) -> None:
+    """The optimiser's state that training begins with is there. Raises `ConfigError`."""
+    folder = model_folder(config)
+    if config.learner.init_optimiser and not (folder / STATE_FOLDER / STATE_HEADER).is_file():
+        raise ConfigError(
+            "learner.init_optimiser",
+            True,
+            f"{folder} has no {STATE_FOLDER}/{STATE_HEADER}: it is no checkpoint, or was written without one",
+            "Set it to false, or model.path to a checkpoint of a run with checkpoint.optimiser.",
+        )
+
+
 def describe(plan: Plan) -> dict[str, Any]:
     """What `--dry-run` shows beside the resolved config."""
     config, prompts = plan.config, plan.prompts
@@ -286,7 +357,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     budget = config.allocation.budget or 0.0
     return {
         "run folder": str(plan.paths.root),
-        "policy": f"{model_folder(config)} ({plan.weight_bytes / 1e6:.1f} MB of weights)",
+        "policy": _policy(plan),
         "prompts": f"{len(prompts.train)} to train on, {len(prompts.held_out)} held out, "
         f"{prompts.num_skipped} too long",
         "work": f"{config.run.steps} steps x {config.group.groups_per_step} groups = {groups} groups, "
@@ -295,3 +366,12 @@ def describe(plan: Plan) -> dict[str, Any]:
         "pipeline": f"{config.pipeline.mode}, staleness at most {config.pipeline.max_staleness}",
         "processes": f"{config.generator.replicas} generator, 1 selector, 1 allocator, 1 learner",
     }
+
+
+def _policy(plan: Plan) -> str:
+    config = plan.config
+    text = f"{model_folder(config)} ({plan.weight_bytes / 1e6:.1f} MB of weights in {config.model.dtype}"
+    if config.learner.lora_rank:
+        size = published_bytes(config, plan.weight_bytes)
+        text += f"; an adapter of rank {config.learner.lora_rank} is trained, {size / 1e6:.2f} MB an update"
+    return f"{text})"

@@ -31,6 +31,7 @@ from darts_async.runtime.ledger_lock import LedgerLock
 from darts_async.runtime.record import RunRecord
 from darts_async.runtime.run_files import RunFiles
 from darts_async.runtime.run_history import RunHistory, read_history
+from darts_async.tracing.trace_file import FULL as TRACE_IS_FULL
 
 __all__ = ["RunIsComplete", "find_run", "plan_resume", "prepare_run_folder"]
 
@@ -85,7 +86,7 @@ def prepare_run_folder(plan: Plan) -> None:
         for folder in (paths.logs, paths.ledger, paths.checkpoints):
             folder.mkdir(exist_ok=True)
         replace_file(paths.resolved_config, to_toml(plan.config).encode())
-        for stale in (paths.live_config, paths.control_file, paths.summary):
+        for stale in (paths.live_config, paths.control_file, paths.summary, paths.trace / TRACE_IS_FULL):
             stale.unlink(missing_ok=True)
         if plan.lock is not None:
             plan.lock.clear_sockets()

@@ -13,12 +13,13 @@ from darts_async.launcher.roles import RoleProcess
 __all__ = ["merged"]
 
 _LAG: Final = "loop_lag_p99_ms"
+_SHARED: Final = ("_ratio", "_mean_ms")
 _WORST: Final = ("_p99_ms", "_p99_s", "/max")
 
 
 def merged(roles: Iterable[RoleProcess]) -> dict[str, float]:
-    """Return one value a gauge: rates and counts of replicas added up, shares (`..._ratio`) averaged, percentiles and
-    maxima the worst."""
+    """Return one value a gauge: rates and counts of replicas added up, shares (`..._ratio`) and means averaged,
+    percentiles and maxima the worst."""
     found: dict[str, dict[str, list[float]]] = {}
     for role in roles:
         of_kind = found.setdefault(role.role, {})
@@ -31,6 +32,6 @@ def merged(roles: Iterable[RoleProcess]) -> dict[str, float]:
 
 
 def _one(name: str, values: list[float]) -> float:
-    if name.endswith("_ratio"):
+    if name.endswith(_SHARED):
         return sum(values) / len(values)
     return max(values) if name.endswith(_WORST) else sum(values)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from darts_async.launcher.roles import RoleProcess
 from darts_async.launcher.view import View
 from darts_async.messages import EvalResult
+from darts_async.runtime.outside_link import StatusAnswer
 
 __all__ = ["RunWatch"]
 
@@ -38,6 +39,10 @@ class RunWatch:
         """Wait until something that was told makes the condition true."""
         while not condition():
             await self._news.wait()
+
+    def attached(self, look: Callable[[], StatusAnswer]) -> None:
+        """The run is there."""
+        self._inner.attached(look)
 
     def roles(self, roles: Iterable[RoleProcess]) -> None:
         """The processes were started."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ from darts_async.config.live import parse_assignments
 from darts_async.config.paths import RunPaths
 from darts_async.errors import ConfigError, LinkBroken
 from darts_async.launcher.run_end import RunEnd
+from darts_async.launcher.shared_weights import started
 from darts_async.launcher.status_text import shown, status_lines
 from darts_async.runtime.outside_link import (
     Answer,
@@ -97,21 +97,11 @@ def _ask(root: Path, request: Request, timeout_s: float) -> Answer:
     try:
         return asyncio.run(ask(place, request, timeout_s))
     except (TimeoutError, LinkBroken):
-        if _is_alive(place.pid):
+        if started(place.pid):
             why = f"its launcher (process {place.pid}) is alive and does not answer within {timeout_s:g} s"
             raise _NoAnswer(f"the run does not answer: {why}") from None
         end = RunEnd.of(paths)
         raise _NoAnswer(f"its launcher (process {place.pid}) is gone\n{end.text()}", end) from None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _say_why(console: Console, error: _NoAnswer, *, as_json: bool) -> int:

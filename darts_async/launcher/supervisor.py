@@ -13,6 +13,7 @@ import contextlib
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from darts_async.errors import LinkBroken
 from darts_async.launcher import shared_weights
 from darts_async.launcher.joiners import JoinedRole, Joiners
 from darts_async.launcher.live import LiveRun
+from darts_async.launcher.metrics_out import MetricsOut
 from darts_async.launcher.preflight import Plan
 from darts_async.launcher.restarts import RoleKeeper, Told
 from darts_async.launcher.role_gauges import merged
@@ -54,6 +56,7 @@ from darts_async.runtime.run_keys import JOIN, RunKeys
 from darts_async.runtime.run_starts import BEAT_S
 from darts_async.runtime.sockets import ControlHub
 from darts_async.runtime.topology import Topology, endpoints
+from darts_async.runtime.traces import finish_trace
 
 _FAULT_DRAIN_S = 3.0
 """After a fault there is little to save: enough for the learner's checkpoint of a small model and the ledger."""
@@ -62,14 +65,35 @@ _LAST_REPORT_S = 0.5
 """For what a role said before it ended to be read."""
 
 
-async def launch(plan: Plan, view: View) -> dict[str, Any]:
-    """Run a plan to its end; return the summary that was written. The view is told what happens."""
+async def launch(plan: Plan, view: View, *, signals: bool = True) -> dict[str, Any]:
+    """Run a plan to its end; return the summary that was written. The view is told what happens.
+
+    `signals`: take SIGINT and SIGTERM of this process meanwhile (main thread only). To be cancelled is the same as an
+    interrupt: the first time the run drains, the second time its processes are killed. `CancelledError` comes after it.
+    """
     supervisor = _Supervisor(plan, view)
+    cancelled: asyncio.CancelledError | None = None
+    with _signals_taken(supervisor.interrupt) if signals else contextlib.nullcontext():
+        running = asyncio.create_task(supervisor.run())
+        while not running.done():
+            try:
+                await asyncio.wait({running})
+            except asyncio.CancelledError as error:
+                supervisor.interrupt()
+                cancelled = error
+    summary = running.result()
+    if cancelled is not None:
+        raise cancelled
+    return summary
+
+
+@contextlib.contextmanager
+def _signals_taken(interrupt: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, supervisor.interrupt)
+        loop.add_signal_handler(number, interrupt)
     try:
-        return await supervisor.run()
+        yield
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -87,7 +111,15 @@ class _Supervisor:
         self._cause: asyncio.Future[tuple[Status, str]] = asyncio.get_running_loop().create_future()
         self._force = asyncio.Event()
         self._joiners: Joiners | None = None
-        self._files = RunFiles(plan.paths, self._record, plan.history)
+        self._out = MetricsOut(
+            plan,
+            roles=lambda: self._roles,
+            live=lambda: self._live.knobs.config,
+            warn=self._warn,
+            note=view.note,
+        )
+        self._summary: dict[str, Any] | None = None
+        self._files = RunFiles(plan.paths, self._record, plan.history, self._out.line)
 
     def interrupt(self) -> None:
         """Ctrl-C: the first one drains, the second one kills."""
@@ -121,7 +153,9 @@ class _Supervisor:
             roles=lambda: self._roles,
             send=self._tell,
             warn=self._warn,
+            earlier_s=sum(start.wall_s for start in ([] if self._plan.history is None else self._plan.history.starts)),
         )
+        self._view.attached(self._live.status)
         tasks: list[asyncio.Task[None]] = []
         try:
             topology = Topology(
@@ -131,6 +165,7 @@ class _Supervisor:
                 resumed=self._plan.history is not None,
             )
             topology_file.write_bytes(msgspec.json.encode(topology))
+            self._out.open()
             if self._plan.history is not None:
                 self._warn(f"the run goes on after step {self._plan.history.version}/{self._config.run.steps}")
             self._open_to_joiners(keys)
@@ -150,13 +185,15 @@ class _Supervisor:
             status, reason = await self._cause
             if failure := await self._wind_down(status):
                 status, reason = ("failed", failure) if status == "done" else (status, reason)
-            return self._summarise(status, reason)
+            self._summary = self._summarise(status, reason)
+            return self._summary
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # before the killing: nothing is started any more
             self._keeper.kill_all()
             await self._keeper.all_exited()
+            await self._out.close(self._summary, self._force)
             await self._live.close()
             if self._joiners is not None:
                 await self._joiners.close()
@@ -166,6 +203,8 @@ class _Supervisor:
             self._files.close()
             shutil.rmtree(folder, ignore_errors=True)
             shared_weights.remove(self._paths.weights)
+            if problem := await asyncio.to_thread(finish_trace, self._paths.root):
+                self._view.note(problem)
 
     def _open_to_joiners(self, keys: RunKeys | None) -> None:
         """Listen for generators from elsewhere, where the config says so."""
@@ -245,6 +284,7 @@ class _Supervisor:
         match message:
             case Heartbeat():
                 role.state, role.gauges = message.state, message.gauges
+                self._out.heard(role)
                 self._live.heard(role, message)
                 self._view.refresh()
             case KnobsTaken():
@@ -256,6 +296,7 @@ class _Supervisor:
             case EvalResult():
                 if self._files.evaluated(message):
                     self._view.evaluated(message)
+                    self._out.evaluated(message)
             case Warn():
                 self._warn(f"{role.name}: {message.text}")
             case Finished():
@@ -293,7 +334,8 @@ class _Supervisor:
             self._live.begun()
 
     def _step(self, report: StepMetrics) -> None:
-        gauges = self._control.gauges() | merged(self._roles.values())
+        gauges = self._control.gauges() | merged(self._roles.values()) | self._out.gauges()
+        self._out.reported(report)
         values = self._files.step(report, gauges)
         if values is not None:
             self._view.step(report.step, values)

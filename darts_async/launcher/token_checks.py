@@ -24,13 +24,15 @@ __all__ = ["check_eos", "check_lengths", "check_round_trip", "check_sampling", "
 
 _MAX_PROMPTS: Final = 256
 """Prompts that are tokenised and read back."""
+_MAX_RENDERED: Final = 4096
+"""Prompts of a set whose tokens are looked at: there may be a million."""
 
 
 def token_checks(config: Config, chat: ChatTokenizer, prompts: PromptSet) -> list[Check]:
     """All of them, in the order a person reads them."""
     task = load_task(config.task.name, config.task.params)
-    texts = [prompt.content for prompt in [*task.held_out_prompts()][:_MAX_PROMPTS]]
-    texts += [prompt.content for prompt in [*task.train_prompts()][: _MAX_PROMPTS - len(texts)]]
+    texts = [prompt.content for prompt in task.held_out_prompts()[:_MAX_PROMPTS]]
+    texts += [prompt.content for prompt in task.train_prompts()[: _MAX_PROMPTS - len(texts)]]
     return [
         check_round_trip(chat, texts),
         check_vocabulary(chat, prompts),
@@ -75,7 +77,8 @@ def check_vocabulary(chat: ChatTokenizer, prompts: PromptSet) -> Check:
     rows = _model_value(chat.folder, "vocab_size")
     if not isinstance(rows, int):
         return Check(name, "warn", "config.json names no vocab_size", "Save the model again with `save_pretrained`.")
-    largest = max((int(p.tokens.max()) for p in (*prompts.train, *prompts.held_out) if p.tokens.size), default=0)
+    some = (*prompts.train[:_MAX_RENDERED], *prompts.held_out[:_MAX_RENDERED])
+    largest = max((int(p.tokens.max()) for p in some if p.tokens.size), default=0)
     figures = f"tokenizer {chat.vocab_size}, model {rows}, largest id in the prompts {largest}"
     worst = max(largest, *chat.eos_token_ids)
     if worst >= rows or chat.vocab_size > rows:

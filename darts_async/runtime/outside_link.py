@@ -28,7 +28,9 @@ __all__ = [
     "Answer",
     "AskSet",
     "AskStatus",
+    "EvalLine",
     "OutsideHub",
+    "OutsideLink",
     "Place",
     "QueueLine",
     "Request",
@@ -45,6 +47,8 @@ _WAITING: Final = 16
 _SEND_S: Final = 2.0
 _LINGER_S: Final = 0.5
 Texts = Annotated[tuple[LongText, ...], msgspec.Meta(max_length=4096)]
+Figures = Annotated[dict[ShortText, float], msgspec.Meta(max_length=16)]
+"""By metric name."""
 
 
 class AskStatus(Message, frozen=True, kw_only=True):
@@ -70,6 +74,8 @@ class RoleLine(msgspec.Struct, frozen=True, kw_only=True):
     idle_ratio: float | None = None
     heard_s: float | None = None
     """Since its last sign of life; None: there was none yet."""
+    gauges: Figures = msgspec.field(default_factory=dict)
+    """Those that a picture of the run shows."""
 
 
 class QueueLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +86,15 @@ class QueueLine(msgspec.Struct, frozen=True, kw_only=True):
     bound: NonNegative
     busy_s: float
     """For how long it has not been empty."""
+
+
+class EvalLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores of the held-out set."""
+
+    label: Literal["before", "during", "after"]
+    version: NonNegative
+    reward: float
+    response_length: float
 
 
 class StatusAnswer(Message, frozen=True, kw_only=True):
@@ -106,6 +121,16 @@ class StatusAnswer(Message, frozen=True, kw_only=True):
     """The last ones."""
     changed: KnobChanges
     """Settings that differ from the start: the value then and now."""
+    about: ShortText = ""
+    """What kind of run it is, in a few words."""
+    earlier_s: float = 0.0
+    """How long earlier starts of the run lasted."""
+    max_wall_s: float | None = None
+    max_trained_tokens: NonNegative | None = None
+    tokens: Figures = msgspec.field(default_factory=dict)
+    """What became of all tokens so far, over all starts of the run, by ledger state."""
+    evals: Annotated[tuple[EvalLine, ...], msgspec.Meta(max_length=8)] = ()
+    """The first and the last ones."""
 
 
 class SetAnswer(Message, frozen=True, kw_only=True):
@@ -172,23 +197,40 @@ def find_place(control_file: Path) -> Place:
     return msgspec.json.decode(read_private(control_file), type=Place)
 
 
-async def ask(place: Place, request: Request, timeout_s: float) -> Answer:
-    """Ask a live run. Raises `TimeoutError`, `LinkBroken`."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        link: ZmqDealer[Request, Answer] = zmq_dealer(
-            context,
-            place.endpoint,
-            f"outside-{os.getpid()}-{secrets.token_hex(4)}",
-            send=Codec(Request, max_bytes=_REQUEST_BYTES),
-            receive=Codec(Answer, max_bytes=_ANSWER_BYTES),
-            hwm=_WAITING,
-        )
+class OutsideLink:
+    """The other end: whoever asks, as often as wanted. One question at a time."""
+
+    def __init__(self, place: Place) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            async with asyncio.timeout(timeout_s):
-                await link.send(request)
-                return await link.recv()
-        finally:
-            await link.close(0.0)
+            self._link: ZmqDealer[Request, Answer] = zmq_dealer(
+                self._context,
+                place.endpoint,
+                f"outside-{os.getpid()}-{secrets.token_hex(4)}",
+                send=Codec(Request, max_bytes=_REQUEST_BYTES),
+                receive=Codec(Answer, max_bytes=_ANSWER_BYTES),
+                hwm=_WAITING,
+            )
+        except BaseException:
+            self._context.term()
+            raise
+
+    async def ask(self, request: Request, timeout_s: float) -> Answer:
+        """Ask. Raises `LinkBroken`, `TimeoutError`: then close it, for a late answer would pass for the next one's."""
+        async with asyncio.timeout(timeout_s):
+            await self._link.send(request)
+            return await self._link.recv()
+
+    async def close(self) -> None:
+        """Wait for nothing."""
+        await self._link.close(0.0)
+        await asyncio.to_thread(self._context.term)
+
+
+async def ask(place: Place, request: Request, timeout_s: float) -> Answer:
+    """Ask a live run once. Raises `TimeoutError`, `LinkBroken`."""
+    link = OutsideLink(place)
+    try:
+        return await link.ask(request, timeout_s)
     finally:
-        await asyncio.to_thread(context.term)
+        await link.close()

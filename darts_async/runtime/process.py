@@ -32,6 +32,8 @@ from darts_async.runtime.links import AllocatorLinks, GeneratorLinks, LearnerLin
 from darts_async.runtime.sockets import Sockets
 from darts_async.runtime.supervision import SupervisorClient
 from darts_async.runtime.topology import Topology
+from darts_async.runtime.traces import open_trace
+from darts_async.tracing import record_as, trace_of
 
 _log = logging.getLogger(__name__)
 _LINGER_S = 2.0
@@ -69,6 +71,10 @@ async def _shell(
     role: Role, rank: int, incarnation: int, topology: Topology, run: Callable[[Any, Config], Awaitable[None]]
 ) -> int:
     config = load_config(topology.config)
+    name = f"{role}-{rank}"
+    trace_file = open_trace(config, name)
+    trace = trace_of(trace_file, name, 0 if trace_file is None else trace_file.start)
+    record_as(trace)  # everything that is started from here on
     sockets = Sockets(role, rank, topology.endpoints, config, topology.keys)
     supervisor = SupervisorClient(
         sockets.control(),
@@ -97,6 +103,9 @@ async def _shell(
         if far_weights is not None:
             await far_weights.close()
         await sockets.close(_LINGER_S)
+        trace.close()
+        if trace_file is not None:
+            trace_file.close()
 
 
 def _far_weights(rank: int, topology: Topology, config: Config) -> FarWeights | None:

@@ -19,11 +19,17 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from darts_async import clock
+from darts_async.config import Config
+from darts_async.config.paths import model_folder
+from darts_async.config.reward_rules import label_of
 from darts_async.errors import RolloutError
 from darts_async.runtime.reward_process import RewardProcess, WorkerLost
+from darts_async.runtime.reward_scoring import RewardFunction, Scored
 from darts_async.runtime.reward_worker import Job, Setup
+from darts_async.tracing import Lane, current
 
-__all__ = ["Pool", "PoolStats", "RewardFailed", "RewardPool"]
+__all__ = ["Pool", "PoolStats", "RewardFailed", "RewardPool", "Scored", "reward_setup"]
 
 WORKER_COMMAND: Final = (sys.executable, "-m", "darts_async.runtime.reward_worker")
 
@@ -57,7 +63,7 @@ class Pool(Protocol):
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Return when responses can be scored."""
 
-    async def score(self, prompt_id: str, tokens: np.ndarray) -> float:
+    async def score(self, prompt_id: str, tokens: np.ndarray) -> Scored:
         """Score one response. tokens: int32 [response_len]. Raises `RewardFailed`."""
 
     async def close(self) -> None:
@@ -67,7 +73,21 @@ class Pool(Protocol):
 @dataclass(slots=True)
 class _Call:
     job: Job
-    answer: asyncio.Future[float]
+    answer: asyncio.Future[Scored]
+
+
+def reward_setup(config: Config) -> Setup:
+    """What the workers of a run load."""
+    functions = [
+        RewardFunction(name=one.name, label=label_of(one), weight=one.weight, params=one.params)
+        for one in config.reward.functions
+    ]
+    return Setup(
+        task=config.task.name,
+        params=config.task.params,
+        model_folder=str(model_folder(config)),
+        functions=functions,
+    )
 
 
 class RewardPool:
@@ -116,13 +136,14 @@ class RewardPool:
         if failures:
             await asyncio.gather(*(worker.kill() for worker in workers))
             raise failures[0]
-        self._tasks = [tasks.create_task(self._drive(worker)) for worker in workers]
+        lanes = (current().lane(f"reward {number}") for number in range(len(workers)))
+        self._tasks = [tasks.create_task(self._drive(*pair)) for pair in zip(workers, lanes, strict=True)]
 
-    async def score(self, prompt_id: str, tokens: np.ndarray) -> float:
+    async def score(self, prompt_id: str, tokens: np.ndarray) -> Scored:
         """Score one response. tokens: int32 [response_len]. Raises `RewardFailed`."""
         if self._closing.is_set():
             raise RewardFailed("closed", "the reward pool is closed")
-        answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
         data = np.ascontiguousarray(tokens, dtype=np.int32).tobytes()
         await self._calls.put(_Call(Job(prompt_id=prompt_id, tokens=data), answer))
         if self._closing.is_set():
@@ -141,7 +162,7 @@ class RewardPool:
         while not self._calls.empty():
             self._settle(self._calls.get_nowait(), RewardFailed("closed", "the reward pool is closed"))
 
-    async def _drive(self, worker: RewardProcess) -> None:
+    async def _drive(self, worker: RewardProcess, lane: Lane) -> None:
         """Feed one worker until cancelled; its process ends with this task."""
         call: _Call | None = None
         try:
@@ -151,7 +172,10 @@ class RewardPool:
                     continue
                 if worker.dead:  # killed from outside while it was idle: not this candidate's fault
                     await worker.replace()
-                self._settle(call, await self._ask(worker, call.job))
+                began = clock.now_s()
+                result = await self._ask(worker, call.job)
+                lane.span("reward", result.kind if isinstance(result, RewardFailed) else "score", began)
+                self._settle(call, result)
                 call = None
                 if worker.unusable:
                     await worker.replace()
@@ -161,7 +185,7 @@ class RewardPool:
                 self._settle(call, RewardFailed("closed", "the reward pool is closed"))
             await worker.end()
 
-    async def _ask(self, worker: RewardProcess, job: Job) -> float | RewardFailed:
+    async def _ask(self, worker: RewardProcess, job: Job) -> Scored | RewardFailed:
         try:
             async with asyncio.timeout(self._timeout_s):
                 score = await worker.ask(job)
@@ -174,9 +198,9 @@ class RewardPool:
             return RewardFailed("died", f"the reward worker died while it scored ({lost}; {worker.exit_text})")
         if score.failure:
             return RewardFailed(score.failure, score.error)
-        return score.reward
+        return Scored(score.reward, score.components)
 
-    def _settle(self, call: _Call, result: float | RewardFailed) -> None:
+    def _settle(self, call: _Call, result: Scored | RewardFailed) -> None:
         if isinstance(result, RewardFailed):
             self.stats.failed[result.kind] += 1
         else:

@@ -4,6 +4,7 @@ Started by `reward_pool.RewardPool` as `python -m darts_async.runtime.reward_wor
 4-byte little-endian length, then MessagePack) on the standard input and output it was given: `Setup` in, `Loaded`
 out, then `Job` in and `Score` out until the input ends. What a task prints goes to standard error, so that it cannot
 break a frame. Must never import torch or a model library: a pool of these has to be cheap to start and to replace.
+What somebody's own reward function imports is theirs to say.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import signal
 import sys
 from array import array
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, TypeAlias
 
 import msgspec
 
 from darts_async.parent_death import die_with_parent
+from darts_async.runtime.reward_scoring import RewardError, RewardFunction, Scored, Scoring
+
+if TYPE_CHECKING:
+    from darts_async.tasks.base import Prompt, Task
 
 __all__ = ["FRAME_HEADER_BYTES", "MAX_FRAME_BYTES", "Job", "Loaded", "Score", "Scorer", "Setup", "frame", "main"]
 
@@ -27,6 +32,7 @@ MAX_FRAME_BYTES: Final = 1 << 23
 """A response of `messages.MAX_TOKENS` tokens, and room to spare."""
 
 MAX_ERROR_CHARS: Final = 500
+MAX_FUNCTIONS: Final = 32
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +41,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     params: dict[str, Any]
     model_folder: str
+    functions: Annotated[list[RewardFunction], msgspec.Meta(max_length=MAX_FUNCTIONS)] = []
+    """Empty: the task's own verifier is the reward."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +64,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a job: a finite reward, or the kind of failure and its text."""
 
     reward: float = 0.0
+    components: Annotated[dict[str, float], msgspec.Meta(max_length=MAX_FUNCTIONS)] = {}
+    """Label of each reward function that applied to its value."""
     failure: str = ""
     error: str = ""
     rss_bytes: int = 0
 
 
-Scorer = Callable[[str, list[int]], float]
+Scorer: TypeAlias = Callable[[str, list[int]], float | Scored]
 """(prompt id, response token ids) to reward; may raise whatever it likes."""
 
 
@@ -74,18 +84,36 @@ def frame(message: msgspec.Struct) -> bytes:
 
 
 def task_scorer(setup: Setup) -> Scorer:
-    """Return the scorer of a registered task. Raises `ConfigError` when the task or the tokenizer cannot be loaded."""
+    """Return the scorer of a config's task and reward functions. Raises `ConfigError` for what cannot be loaded."""
     from darts_async.tasks import load_task  # noqa: PLC0415 - a test's worker needs no task
     from darts_async.tasks.chat import ChatTokenizer  # noqa: PLC0415
 
     task = load_task(setup.task, setup.params)
     tokenizer = ChatTokenizer(setup.model_folder)
-    prompts = {prompt.prompt_id: prompt for prompt in (*task.train_prompts(), *task.held_out_prompts())}
+    find = _finder(task)
+    scoring = Scoring(task, setup.functions)
+    scoring.prepare()
 
-    def score(prompt_id: str, tokens: list[int]) -> float:
-        return task.reward(prompts[prompt_id], tokenizer.decode(tokens))
+    def score(prompt_id: str, tokens: list[int]) -> Scored:
+        try:
+            prompt = find(prompt_id)
+        except KeyError:
+            raise RewardError(
+                "raised",
+                f"task `{setup.task}` gave no prompt {prompt_id!r} here: it must give the same ones every time",
+            ) from None
+        return scoring.score(prompt, tokenizer.decode(tokens), len(tokens))
 
     return score
+
+
+def _finder(task: Task) -> Callable[[str], Prompt]:
+    """A task with many prompts finds one by itself; of the others all are held."""
+    find: Callable[[str], Prompt] | None = getattr(task, "find", None)
+    if find is not None:
+        return find
+    prompts = {prompt.prompt_id: prompt for prompt in (*task.train_prompts(), *task.held_out_prompts())}
+    return prompts.__getitem__
 
 
 def main(load: Callable[[Setup], Scorer] = task_scorer) -> None:
@@ -113,12 +141,15 @@ def _score(scorer: Scorer, job: Job) -> Score:
     tokens = array("i")
     tokens.frombytes(job.tokens)
     try:
-        reward = float(scorer(job.prompt_id, tokens.tolist()))
+        result = scorer(job.prompt_id, tokens.tolist())
+        scored = result if isinstance(result, Scored) else Scored(float(result))
+    except RewardError as error:
+        return Score(failure=error.kind, error=str(error)[:MAX_ERROR_CHARS], rss_bytes=_rss_bytes())
     except Exception as error:  # noqa: BLE001 - a reward may raise anything; only its candidate fails
         return Score(failure="raised", error=_text(error), rss_bytes=_rss_bytes())
-    if not math.isfinite(reward):
-        return Score(failure="not_finite", error=f"the reward is {reward}", rss_bytes=_rss_bytes())
-    return Score(reward=reward, rss_bytes=_rss_bytes())
+    if not math.isfinite(scored.reward):
+        return Score(failure="not_finite", error=f"the reward is {scored.reward}", rss_bytes=_rss_bytes())
+    return Score(reward=scored.reward, components=dict(scored.components), rss_bytes=_rss_bytes())
 
 
 def _read(requests: BinaryIO) -> bytes | None:
@@ -136,10 +167,11 @@ def _text(error: Exception) -> str:
 
 
 def _rss_bytes() -> int:
-    """Resident memory, 0 where the system does not say."""
+    """Resident memory of its own, mapped files aside; 0 where the system does not say."""
     try:
         with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - read once per score
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            _, resident, shared, *_ = statm.read().split()
+            return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 

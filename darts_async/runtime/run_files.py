@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from darts_async.config.paths import RunPaths
@@ -28,10 +28,17 @@ _REPORTS: Final = 2
 class RunFiles:
     """Writes them. The folder exists."""
 
-    def __init__(self, paths: RunPaths, record: RunRecord, history: RunHistory | None = None) -> None:
-        """`history`: of a run that goes on."""
+    def __init__(
+        self,
+        paths: RunPaths,
+        record: RunRecord,
+        history: RunHistory | None = None,
+        also: Callable[[Mapping[str, float]], None] = lambda _: None,
+    ) -> None:
+        """`history`: of a run that goes on. `also` gets every line that is written, the numbers that are finite."""
         self._paths = paths
         self._record = record
+        self._also = also
         self._metrics = JsonlWriter(paths.metrics)
         history = history or RunHistory()
         self._starts = RunStarts(paths.starts, history.starts, steps=history.version)
@@ -116,8 +123,10 @@ class RunFiles:
             self._cancelled = cancelled
         if self._evals:
             values |= _eval_values(self._evals.popleft())
-        self._metrics.write({"step": step, "wall_s": self._starts.wall_s, **gauges, **values})
-        return {**gauges, **values}
+        line = {"step": step, "wall_s": self._starts.wall_s, **gauges, **values}
+        self._metrics.write(line)
+        self._also({name: value for name, value in line.items() if math.isfinite(value)})
+        return line
 
 
 def _is_same(one: EvalResult, other: EvalResult) -> bool:

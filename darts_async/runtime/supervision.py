@@ -22,9 +22,11 @@ from darts_async.messages import (
     SetKnobs,
     ShowStacks,
     Stop,
+    Warn,
 )
 from darts_async.runtime.stacks import task_stacks
 from darts_async.runtime.waiting import Ages, Look, nothing
+from darts_async.tracing import current
 
 if TYPE_CHECKING:
     from darts_async.messages import FromSupervisor, ToSupervisor
@@ -51,6 +53,7 @@ class SupervisorClient:
         link_gauges: Callable[[], dict[str, float]] = dict,
     ) -> None:
         """`link_gauges`: looked at with each heartbeat."""
+        self._trace = current()
         self.incarnation = incarnation
         self.resumed = resumed
         self.losses: asyncio.Queue[RoleLost] = asyncio.Queue()
@@ -58,6 +61,7 @@ class SupervisorClient:
         """The last start of another role that is known to be over."""
         self.stopping = asyncio.Event()
         self.stop_reason = ""
+        self._state = ""
         self.state = "starting"
         self.gauges: dict[str, float] = {}
         self._link_gauges = link_gauges
@@ -81,6 +85,16 @@ class SupervisorClient:
             tasks.create_task(self._beat())
             tasks.create_task(self._measure_lag())
             tasks.create_task(self._take_knobs())
+
+    @property
+    def state(self) -> str:
+        """See `runtime.links.Supervisor`."""
+        return self._state
+
+    @state.setter
+    def state(self, text: str) -> None:
+        self._state = text
+        self._trace.state(text)
 
     @property
     def knobs(self) -> Callable[[SetKnobs], Awaitable[str]] | None:
@@ -155,6 +169,8 @@ class SupervisorClient:
     async def _beat(self) -> None:
         while True:
             await self._link.send(self._heartbeat())
+            if warning := self._trace.take_warning():
+                await self._link.send(Warn(role=self._role, rank=self._rank, text=warning))
             await asyncio.sleep(self._heartbeat_s)
 
     def _heartbeat(self) -> Heartbeat:

@@ -10,12 +10,12 @@ allocator and the reward processes load it. Invariants every task keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol, Self
 
 import msgspec
 
-__all__ = ["Prompt", "Task"]
+__all__ = ["Prompt", "Response", "Task"]
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,11 +28,34 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     content: str
     """The text of the user message, before the chat template."""
     answer: str
-    """What the verifier compares a response with."""
+    """What the verifier compares a response with; empty where there is none."""
+    before: tuple[tuple[str, str], ...] = ()
+    """(role, text) of the messages before it: a system prompt, examples."""
+    extra: dict[str, Any] = {}
+    """Further columns of its row, for reward functions."""
+
+
+class Response(str):
+    """The text of a response, which also knows how many tokens it was made of."""
+
+    __slots__ = ("num_tokens",)
+
+    num_tokens: int
+    """The end of the response included."""
+
+    def __new__(cls, text: str, num_tokens: int = 0) -> Self:
+        """Wrap a text."""
+        made = super().__new__(cls, text)
+        made.num_tokens = num_tokens
+        return made
 
 
 class Task(Protocol):
-    """A finite set of prompts and the rule that scores a response."""
+    """A finite set of prompts and the rule that scores a response.
+
+    A task may also have `find(prompt_id) -> Prompt` (raises `KeyError`), so that whoever scores need not hold all
+    prompts, and `notes`: sentences about its data that the user should see.
+    """
 
     @property
     def name(self) -> str:
@@ -47,6 +70,6 @@ class Task(Protocol):
         """The prompts of the evaluation; none of them is trained on."""
         ...
 
-    def reward(self, prompt: Prompt, response: str) -> float:
+    def reward(self, prompt: Prompt, response: str) -> float | Awaitable[float]:
         """Score a response. Must return for any text whatever; the built-in tasks never raise."""
         ...

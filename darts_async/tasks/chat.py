@@ -11,8 +11,10 @@ Must never execute anything from the folder outside the template sandbox.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,20 +28,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from darts_async.errors import ConfigError
-from darts_async.tasks.chat_files import read_chat_files
+from darts_async.tasks.chat_files import TEMPLATE_FILE, given_template, read_chat_files
 
 __all__ = ["ChatTokenizer"]
 
 _MARK = "the-answer-itself"
+_BATCH = 1024
 
 
 class ChatTokenizer:
     """Tokenizer and chat template of one model folder."""
 
-    def __init__(self, folder: Path | str) -> None:
-        """Load the folder's text files. Raises ConfigError on `model.path` when they do not suffice."""
+    def __init__(self, folder: Path | str, chat_template: str = "") -> None:
+        """Load the folder's text files. Raises ConfigError on `model.path` when they do not suffice.
+
+        chat_template: as `model.chat_template`. A folder without a template of its own serves whoever only decodes.
+        """
         self.folder = Path(folder)
-        self._files = read_chat_files(self.folder)
+        files = read_chat_files(self.folder)
+        given = given_template(chat_template)
+        self._files = files if given is None else replace(files, template=given)
         try:
             self._tokenizer = Tokenizer.from_str(self._files.tokenizer_json)
         except Exception as error:  # the library raises bare Exception for any fault in the file
@@ -47,25 +55,51 @@ class ChatTokenizer:
         # Settings left over from training would cut prompts silently or fill them up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._template: jinja2.Template | None = None
         try:
-            self._template = _environment().from_string(self._files.template)
+            if self._files.template is not None:
+                self._template = _environment().from_string(self._files.template)
         except jinja2.TemplateError as error:
             raise self._refused(f"the chat template does not parse ({error})", "Correct it.") from error
         self.eos_token_ids = self._find_eos()
 
-    def render(self, content: str) -> list[int]:
-        """Token ids of one user message, up to where the assistant's answer begins."""
+    def render(self, content: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Token ids of one user message, up to where the assistant's answer begins. Raises ConfigError.
+
+        before: (role, text) of the messages before it.
+        """
+        return self.encode(self._text(content, before))
+
+    def lengths(self, prompts: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> Iterator[int]:
+        """Lengths of what `render` gives for many messages, in tokens; uses every core."""
+        texts = (self._text(content, before) for content, before in prompts)
+        while batch := list(itertools.islice(texts, _BATCH)):
+            for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                yield len(encoding)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as it stands."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _text(self, content: str, before: Sequence[tuple[str, str]]) -> str:
+        if self._template is None:
+            raise self._refused(
+                f"the folder has no chat template (neither {TEMPLATE_FILE} nor one in tokenizer_config.json)",
+                f"Take the chat version of the model; or copy the {TEMPLATE_FILE} that it was trained with into the "
+                'folder; or set model.chat_template to such a file, or to "plain" for a base model, which then sees '
+                "the prompt as it is.",
+            )
         try:
-            text = self._template.render(
-                messages=[{"role": "user", "content": content}],
+            return self._template.render(
+                messages=[{"role": role, "content": text} for role, text in (*before, ("user", content))],
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._files.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise self._refused(f"the chat template fails on a single user message ({error})", "Correct it.") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            what = f"a conversation of {len(before) + 1} messages" if before else "a single user message"
+            raise self._refused(f"the chat template fails on {what} ({error})", "Correct it.") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response, special tokens left out."""
@@ -91,6 +125,8 @@ class ChatTokenizer:
 
         None when the template has nothing there, or does not take a conversation that ends with an answer.
         """
+        if self._template is None:
+            return None
         messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _MARK}]
         try:
             text = self._template.render(

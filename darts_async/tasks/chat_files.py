@@ -14,7 +14,11 @@ from typing import Any, Final
 
 from darts_async.errors import ConfigError
 
-__all__ = ["ChatFiles", "read_chat_files"]
+__all__ = ["TEMPLATE_FILE", "ChatFiles", "given_template", "read_chat_files"]
+
+TEMPLATE_FILE: Final = "chat_template.jinja"
+PLAIN: Final = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""`model.chat_template = "plain"`: what is said, without any marks of who says it."""
 
 NAMED_TOKENS: Final = (
     "bos_token",
@@ -32,7 +36,8 @@ class ChatFiles:
     """What the folder says, before a tokenizer is built from it."""
 
     tokenizer_json: str
-    template: str
+    template: str | None
+    """None where the folder has none."""
     special_tokens: dict[str, str]
     """Named special tokens, such as `eos_token`, which templates refer to."""
     eos_token_ids: frozenset[int]
@@ -44,7 +49,12 @@ def read_chat_files(folder: Path) -> ChatFiles:
     if not folder.is_dir():
         raise _refuse(folder, "there is no such folder", "Give the path of a Hugging Face model folder.")
     if not (folder / "tokenizer.json").is_file():
-        raise _refuse(folder, "the folder has no tokenizer.json", "Save the model's fast tokenizer into it.")
+        raise _refuse(
+            folder,
+            "the folder has no tokenizer.json",
+            "Save the model's fast tokenizer into it: "
+            "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` in transformers converts older formats.",
+        )
     config = _read_json(folder / "tokenizer_config.json")
     return ChatFiles(
         tokenizer_json=_read_text(folder / "tokenizer.json"),
@@ -54,20 +64,34 @@ def read_chat_files(folder: Path) -> ChatFiles:
     )
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str:
-    if (folder / "chat_template.jinja").is_file():
-        return _read_text(folder / "chat_template.jinja")
+def given_template(value: str) -> str | None:
+    """Return the template that `model.chat_template` names; None for the folder's own. Raises `ConfigError`."""
+    if not value:
+        return None
+    if value == "plain":
+        return PLAIN
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise ConfigError(
+            key="model.chat_template",
+            value=value,
+            rule=f"the file cannot be read ({reason})",
+            fix="Give a file with a Jinja template, or `plain`; leave it empty for the model folder's own.",
+        ) from error
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    if (folder / TEMPLATE_FILE).is_file():
+        return _read_text(folder / TEMPLATE_FILE)
     template = config.get("chat_template")
+    if template is None:  # what processors of models with several parts write
+        template = _read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):  # several named templates
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
-    if not isinstance(template, str):
-        raise _refuse(
-            folder,
-            "the folder has no chat template (neither chat_template.jinja nor one in tokenizer_config.json)",
-            "Use a chat model, or add a chat_template.jinja.",
-        )
-    return template
+    return template if isinstance(template, str) else None
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -211,6 +211,7 @@ async def _unbroken(tmp_path: Path, **sections: dict[str, Any]) -> tuple[bytes, 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "plain": {},
     "frozen": {"kl_weight": 0.1, "updates_per_step": 2},
+    "adapter": {"kl_weight": 0.1, "lora_rank": 4},
 }
 
 

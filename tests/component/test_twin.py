@@ -13,6 +13,7 @@ from darts_async.algorithms.ledger_audit import LedgerAudit
 from darts_async.config import Config, load_config, to_toml
 from darts_async.config.paths import RunPaths
 from darts_async.runtime.ledger_reader import LedgerReader
+from darts_async.tracing.check import check_trace
 from darts_async.twin.calibration import calibrate, read_run
 from darts_async.twin.profile import EngineProfile, LearnerProfile, Profile, RewardProfile, Twin, WorkloadProfile
 
@@ -76,6 +77,39 @@ def test_two_runs_leave_the_same_files(tmp_path: Path):
     for path in sorted(first.ledger.glob("*.msgpack")):
         assert path.read_bytes() == (second.ledger / path.name).read_bytes()
     assert first.metrics.read_bytes() == second.metrics.read_bytes()
+    assert first.trace_json.read_bytes() == second.trace_json.read_bytes()
+
+
+def test_the_trace_says_what_happened_and_changes_nothing(tmp_path: Path):
+    paths, summary = play(tmp_path / "with", "darts_best", "run")
+    check = check_trace(json.loads(paths.trace_json.read_bytes()))
+    assert check.violations == []
+    assert set(check.processes.values()) == {"allocator-0", "generator-0", "selector-0", "learner-0"}
+    audit = audit_of(paths)
+    trained = summary["selection"]["groups"]["trained"]
+    assert (check.spans["select"], check.spans["optimiser"], check.spans["publish"]) == (trained, 6, 6)
+    assert (check.spans["swap"], check.spans["evaluate"]) == (6, 2)
+    events = json.loads(paths.trace_json.read_bytes())["traceEvents"]
+    assert sum(event["args"]["groups"] for event in events if event.get("cat") == "forward_backward") == trained
+    dispatched = [event for event in events if event.get("cat") == "dispatch"]
+    evaluations = 2 * 4  # before and after, four prompts
+    assert sum(event["args"]["candidates"] for event in dispatched) == audit.generated + evaluations * 2
+    # Every group was sampled: its arrow has at least two ends, and ends at the learner where it was trained.
+    assert check.arrows == len(dispatched)
+    learner = next(pid for pid, name in check.processes.items() if name == "learner-0")
+    assert sum(event["ph"] == "f" and event["pid"] == learner for event in events) == trained
+    cancelled = [event["args"] for event in events if event["ph"] == "i"]
+    assert 0 < len(cancelled) <= summary["rollouts"]["cancelled_tail"]
+    assert sum(args["tokens"] for args in cancelled) <= summary["tokens"]["cancelled_tail"]
+    # An abort takes as long as the profile says, and waits for the one before it.
+    assert min(args["latency_ms"] for args in cancelled if "latency_ms" in args) == pytest.approx(2.0)
+    assert {"queue/rewards/depth", "staleness/max", "running/requests"} <= check.counters
+
+    without, _ = play(tmp_path / "without", "darts_best", "run", metrics__trace="false")
+    assert not without.trace.exists() and not without.trace_json.exists()
+    for path in sorted(paths.ledger.glob("*.msgpack")):
+        assert path.read_bytes() == (without.ledger / path.name).read_bytes()
+    assert paths.metrics.read_bytes() == without.metrics.read_bytes()
 
 
 def test_another_process_leaves_the_same_ledger(tmp_path: Path):

@@ -17,19 +17,25 @@ from typing import Any
 import psutil
 import pytest
 
+from darts_async.tracing.check import TraceCheck, check_trace
+
 _TAG = "DARTS_ASYNC_TEST_TAG"
 
 
 class UpProcess:
     """`darts-async up` with its output in a file, and every process that descends from it, found by its environment."""
 
-    def __init__(self, folder: Path, arguments: list[str], *, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path, arguments: list[str], *, resume: bool = False, program: Path | None = None
+    ) -> None:
         self.tag = uuid.uuid4().hex
         self.run_folder = folder / "runs" / "test"
         self._groups: set[int] = set()
         self._output = folder / f"output-{self.tag[:8]}.txt"
         command = [sys.executable, "-m", "darts_async.cli", "up"]
-        if resume:
+        if program is not None:
+            command = [sys.executable, str(program), str(folder / "runs")]
+        elif resume:
             command += ["--resume", str(self.run_folder)]
         else:
             command += ["--run.dir", str(folder / "runs"), "--run.name", "test"]
@@ -105,6 +111,12 @@ class UpProcess:
         for books in (self.summary["rollouts"], self.summary["tokens"]):
             assert books["generated"] == sum(count for state, count in books.items() if state != "generated")
 
+    def traced(self) -> TraceCheck:
+        """What is in the run's trace; it is a valid one."""
+        check = check_trace(json.loads((self.run_folder / "trace.json").read_bytes()))
+        assert check.violations == []
+        return check
+
     def logs(self) -> str:
         """The roles' logs, for a failing test's message."""
         files = sorted((self.run_folder / "logs").glob("*.log"))
@@ -134,6 +146,13 @@ class Starter:
     def resume(self, *arguments: str) -> UpProcess:
         """Go on with the run of this folder."""
         self.runs.append(UpProcess(self._folder, list(arguments), resume=True))
+        return self.runs[-1]
+
+    def python(self, text: str) -> UpProcess:
+        """Run a Python program, whose first argument is the folder of runs."""
+        program = self._folder / "program.py"
+        program.write_text(text)
+        self.runs.append(UpProcess(self._folder, [], program=program))
         return self.runs[-1]
 
     def sim(self, *arguments: str) -> UpProcess:

@@ -24,6 +24,9 @@ def test_a_killed_learner_takes_the_run_up(up):
     lines = [json.loads(line) for line in (run.run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(8))
     assert all({"learner/loss", "reward/mean"} <= set(line) for line in lines)
+    traced = run.traced()
+    assert set(traced.processes.values()) >= {"learner-0", "learner-0 (start 2)", "generator-0"}
+    assert traced.spans["optimiser"] >= 8
     log = (run.run_folder / "logs" / "learner-0.log").read_text()
     assert log.count("taking up version") == 1
     command = [sys.executable, "-m", "darts_async.cli", "replay", str(run.run_folder), "--check"]

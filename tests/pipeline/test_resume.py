@@ -31,9 +31,38 @@ def test_a_kill_of_everything_changes_nothing_that_is_trained(tmp_path):
     assert "resumes: 1" in result.stdout
 
 
+OWN_SINKS = """
+import json, threading
+from darts_async.sinks import Sink
+
+class Copy(Sink):
+    def __init__(self, run):
+        self.file = (run.root / "copy.jsonl").open("a")
+
+    def line(self, step, values):
+        self.file.write(json.dumps({"step": step, **values}) + "\\n")
+
+    def evaluated(self, result):
+        self.file.write(json.dumps({"label": result.label}) + "\\n")
+
+    def ended(self, summary):
+        self.file.write(json.dumps({"status": summary["status"]}) + "\\n")
+
+    def close(self):
+        self.file.close()
+
+class Hangs(Sink):
+    def __init__(self, run):
+        threading.Event().wait()
+"""
+
+
 @pytest.mark.timeout(400)
 def test_an_interrupted_run_goes_on_and_then_is_complete(up, tmp_path):
-    first = up.sim("--run.steps", "8", "--eval.every_steps", "3")
+    (tmp_path / "own.py").write_text(OWN_SINKS)
+    sinks = ["tensorboard", f"{tmp_path / 'own.py'}:Copy", f"{tmp_path / 'own.py'}:Hangs"]
+    limit = ("--metrics.sinks", json.dumps(sinks), "--metrics.sink_timeout_s", "0.5")
+    first = up.sim("--run.steps", "8", "--eval.every_steps", "3", *limit)
     first.wait_for("step 3/8", 200)
     first.process.send_signal(signal.SIGINT)
     assert first.wait(20) == 130, first.output
@@ -63,6 +92,15 @@ def test_an_interrupted_run_goes_on_and_then_is_complete(up, tmp_path):
     after = (again.run_folder / "metrics.jsonl").read_text()
     assert after.startswith(lines)
     assert [json.loads(line)["step"] for line in after.splitlines()] == list(range(8))
+    copied = [json.loads(line) for line in (again.run_folder / "copy.jsonl").read_text().splitlines()]
+    assert [line for line in copied if "step" in line] == [json.loads(line) for line in after.splitlines()]
+    statuses = [line.get("status") or line.get("label") for line in copied if "step" not in line]
+    assert [status for status in statuses if status != "during"] == ["before", "interrupted", "after", "done"]
+    assert len(list((again.run_folder / "tensorboard").iterdir())) == 2
+    roles = [f"{role}-0" for role in ("allocator", "generator", "selector", "learner")]
+    assert set(again.traced().processes.values()) == {*roles, *(f"{role} (start 2)" for role in roles)}
+    for start in (first, again):
+        assert "are left behind: `Hangs`" in start.output and "Traceback" not in start.output
     assert f"the run goes on after step {before['steps']}/8" in again.output
     assert "the run goes on (resume 1)" in (again.run_folder / "logs" / "learner-0.log").read_text()
     checked = _cli("replay", str(again.run_folder), "--check")

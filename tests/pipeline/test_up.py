@@ -3,23 +3,30 @@
 import contextlib
 import json
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import msgpack
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from darts_async.config.rules import NUM_TCP_PORTS
+from darts_async.sinks.catalogue import meaning_of
+from darts_async.tracing import merge_trace
 
 pytestmark = pytest.mark.torch
 
 
 def test_a_run_to_its_end(up):
     several = ("--generator.replicas", "2", "--generator.engine_args.fail_share", "0.05", "--eval.every_steps", "2")
-    run = up.sim("--run.steps", "5", *several)
+    run = up.sim("--run.steps", "5", "--metrics.prometheus", "127.0.0.1:0", *several)
+    run.wait_for("step 2/5")
+    page = scraped(run.output)
     assert run.wait(100) == 0, run.output + run.logs()
     run.assert_nothing_is_left()
     summary = run.summary
@@ -35,6 +42,21 @@ def test_a_run_to_its_end(up):
     lines = [json.loads(line) for line in (run.run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert {"learner/loss", "reward/mean", "staleness/max", "mismatch_kl", "tokens/trained"} <= set(lines[-1])
+    nameless = {name for line in lines for name in line if meaning_of(name)[0] is None}
+    assert nameless == {"step", "wall_s"}
+    assert page["darts_async_role_up", "generator", "1"] == page["darts_async_role_up", "selector", "0"] == 1
+    steps_done = int(page["darts_async_run_steps_done", "launcher", "0"])
+    assert 2 <= steps_done <= 5
+    assert page["darts_async_learner_step_seconds", "learner", "0"] == lines[steps_done - 1]["learner/step_s"]
+    assert page["darts_async_reward_mean", "selector", "0"] == lines[steps_done - 1]["reward/mean"]
+    assert page["darts_async_eval_reward", "allocator", "0"] >= 0
+    traced = run.traced()
+    roles = {"allocator-0", "generator-0", "generator-1", "selector-0", "learner-0"}
+    assert set(traced.processes.values()) == roles
+    assert (traced.spans["select"], traced.spans["optimiser"], traced.spans["publish"]) == (5 * 8, 5, 5)
+    assert traced.spans["evaluate"] == 2 + 2 and traced.spans["checkpoint"] >= 1
+    assert traced.arrows == traced.spans["dispatch"] >= 5 * 8
+    assert 0 < traced.instants["cancel"] <= summary["rollouts"]["cancelled_tail"]
     # Groups of the last step may not be older than version 3, which no replica loads before 2 is evaluated.
     assert next(line["eval/version"] for line in lines if "eval/reward" in line) == 2
     scored = [*summary["eval"]["during"], summary["eval"]["after"]]
@@ -49,9 +71,39 @@ def test_a_run_to_its_end(up):
     assert "held-out set during" in run.output
 
 
-def test_the_ledger_on_disk_agrees_with_the_summary(up):
-    run = up.sim("--run.steps", "2", "--selection.rule", "shortest")
+def scraped(output: str) -> dict[tuple[str, str, str], float]:
+    """What the run tells Prometheus now: by name, role and rank."""
+    (url,) = re.findall(r"metrics for Prometheus: (http://127\.0\.0\.1:\d+/metrics)", output)
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        families = text_string_to_metric_families(str(answer.read(), "utf-8"))
+    return {
+        (sample.name, sample.labels["role"], sample.labels["rank"]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+_PROGRAM = """
+import sys
+import darts_async
+print("the program runs")
+sim = {"engine": "sim", "engine_args": {"token_s": 0.002}}
+where = {"dir": sys.argv[1], "name": "test", "steps": 2}
+result = darts_async.run(
+    "quickstart", {"selection.rule": "shortest"}, run=where, generator=sim, eval__prompts=8, learner__lr=0.0
+)
+print(result.summary == darts_async.Result.read(result.folder).summary, len(result.metrics()), result.checkpoint.name)
+"""
+"""Without a guard: nothing that the run starts may import it."""
+
+
+def test_the_ledger_on_disk_agrees_with_the_summary_of_a_run_from_python(up):
+    run = up.python(_PROGRAM)
     assert run.wait(100) == 0, run.output + run.logs()
+    assert run.output.count("the program runs") == 1
+    assert "step 2/2" in run.output
+    assert run.output.endswith("True 2 step_2\n")
+    run.assert_nothing_is_left()
     ended: dict[int, tuple[str, int]] = {}
     for segment in sorted((run.run_folder / "ledger").glob("*.msgpack")):
         with segment.open("rb") as file:
@@ -108,6 +160,7 @@ def test_ctrl_c_at_any_moment_drains(up):
     run.assert_nothing_is_left()
     assert run.summary["status"] == "interrupted"
     run.assert_balanced()
+    assert len(run.traced().processes) == 4
     assert "Traceback" not in run.output
 
 
@@ -148,6 +201,9 @@ def test_nothing_survives_the_launcher(up):
     run.wait_for("all roles are ready")
     run.process.kill()
     run.assert_nothing_is_left()
+    assert not (run.run_folder / "trace.json").exists()
+    assert merge_trace(run.run_folder) is not None  # what the roles had written by then
+    assert len(run.traced().processes) == 4
 
 
 def test_a_killed_generator_is_replaced_while_the_other_goes_on(up):

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from darts_async.sinks.catalogue import meaning_of
+
 pytestmark = [pytest.mark.vllm, pytest.mark.torch, pytest.mark.timeout(300)]
 
 
@@ -26,10 +28,17 @@ def test_a_few_steps_of_the_quickstart(up):
     assert summary["logprob_parity"]["max"] < 5e-3
     first = json.loads((run.run_folder / "metrics.jsonl").read_text().splitlines()[0])
     assert first["mismatch_kl"] < 1e-3  # on policy, as every step of `sync` is
+    last = json.loads((run.run_folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {name for name in last if meaning_of(name)[0] is None} == {"step", "wall_s"}
+    assert last["engine/generation_tokens"] >= summary["tokens"]["trained"] / 2  # a heartbeat old
+    assert 0 < last["engine/inter_token_latency_mean_ms"] <= last["engine/inter_token_latency_p99_ms"] < 60_000
+    assert last["engine/time_to_first_token_p99_ms"] > 0 and 0 <= last["engine/kv_cache_usage_ratio"] <= 1
     assert summary["eval"]["before"]["rollouts"] == 32
     assert summary["eval"]["after"]["policy_version"] == 4
     (during,) = summary["eval"]["during"]
     assert (during["policy_version"], during["rollouts"]) == (2, 32)  # all of version 2: others are not counted
+    traced = run.traced()
+    assert 2 <= traced.spans["swap"] <= 4 and traced.spans["swap_phase"] == 6 * traced.spans["swap"]
     best = json.loads((run.run_folder / "checkpoints" / "best.json").read_text())
     assert best["step"] in {2, 4}
     assert (run.run_folder / "checkpoints" / "step_4" / "model.safetensors").is_file()

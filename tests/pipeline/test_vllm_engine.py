@@ -421,6 +421,57 @@ async def test_what_the_learner_publishes_is_what_its_checkpoint_holds(served: S
     assert [response.tokens for response in greedy] == [reference_greedy(model, request) for request in requests]
 
 
+async def test_an_adapter_alone_is_sent_and_what_is_served_is_the_learners_policy(
+    served: Served, tmp_path: Path
+) -> None:
+    """Twice, over the leftovers of other weights; as close as full weights are; a request in flight goes on."""
+    served.temperature(1.0)
+    trainer = load_trainer(Config.model_validate({"learner": {"lora_rank": 8}}))
+    draw = torch.Generator().manual_seed(11)
+    base = AutoModelForCausalLM.from_pretrained(QUICKSTART_POLICY, dtype=torch.float32).eval()
+    await served.swap(601)
+    longest = make_request(1, cap=RESPONSE_CAP)
+    for number in range(2):
+        with torch.no_grad():
+            for parameter in trainer._model.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(0.07 * torch.randn(parameter.shape, generator=draw))
+        published = tmp_path / f"v{number}.safetensors"
+        trainer.publish(published)
+        assert 3 * published.stat().st_size < (QUICKSTART_POLICY / "model.safetensors").stat().st_size
+        started, before = asyncio.Event(), served.engine.version
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(collect(served.engine, longest, started=started))
+            await started.wait()
+            await served.engine.update_weights(before + 1, str(published))
+        check_spans(task.result().last.version_spans, len(task.result().tokens))
+        assert {span.version for span in task.result().last.version_spans} <= {before, before + 1}
+        trainer.save_checkpoint(tmp_path / f"step_{number}")
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / f"step_{number}", dtype=torch.float32).eval()
+        requests = [make_request(2000 + i, cap=64) for i in range(12)]
+        responses = await asyncio.gather(*(collect(served.engine, request) for request in requests))
+        for model, close in ((trainer._model, True), (exported, True), (base, False)):
+            gaps = torch.cat(
+                [
+                    (reference_logprobs(model, q.prompt_tokens, r.tokens, 1.0) - torch.tensor(r.logprobs)).abs()
+                    for q, r in zip(requests, responses, strict=True)
+                ]
+            )
+            assert gaps.numel() > 100
+            assert (gaps.mean() < 1e-4 and gaps.max() < 5e-3) if close else gaps.mean() > 5e-2
+    # An adapter of other base weights is refused, and what was served goes on.
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "policy"))
+    shutil.copyfile(served.perturbed(602), folder / "model.safetensors")
+    other = {"model": {"path": str(folder)}, "learner": {"lora_rank": 8}}
+    load_trainer(Config.model_validate(other)).publish(tmp_path / "other.safetensors")
+    version = served.engine.version
+    with pytest.raises(ProtocolError, match="another base model"):
+        await served.engine.update_weights(version + 1, str(tmp_path / "other.safetensors"))
+    again = await collect(served.engine, requests[0])
+    assert (again.tokens, served.engine.version) == (responses[0].tokens, version)
+    await serve_the_quickstart(served)
+
+
 async def test_more_prompts_than_fit_into_one_step_do_not_kill_the_engine(served: Served) -> None:
     """A seeded request that is prefilled in parts ends the engine on a CPU; partial rollouts have such long prompts."""
     served.temperature(1.0)

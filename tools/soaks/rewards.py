@@ -28,7 +28,7 @@ from darts_async.config import Config, load_config
 from darts_async.config.paths import QUICKSTART_POLICY, RunPaths
 from darts_async.engines.token_sums import TokenSums
 from darts_async.messages import Finished, Message, StepMetrics, TrainGroup
-from darts_async.runtime.reward_pool import RewardFailed, RewardPool
+from darts_async.runtime.reward_pool import RewardFailed, RewardPool, Scored
 from darts_async.runtime.reward_worker import Setup
 from darts_async.tasks import load_task
 from darts_async.tasks.chat import ChatTokenizer
@@ -59,19 +59,19 @@ class _WitnessPool(RewardPool):
         await super().start(tasks)
         self.start_s = time.monotonic() - began
 
-    async def score(self, prompt_id: str, tokens: np.ndarray) -> float:
+    async def score(self, prompt_id: str, tokens: np.ndarray) -> Scored:
         outcome: float | str = "lost"
         try:
-            reward = await super().score(prompt_id, tokens)
+            scored = await super().score(prompt_id, tokens)
         except RewardFailed as failed:
             outcome = failed.kind
             raise
         else:
-            outcome = reward
+            outcome = scored.reward
         finally:
             self.calls.append((prompt_id, tuple(tokens.tolist()), outcome))
             self._progressed()
-        return reward
+        return scored
 
 
 @dataclass

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from darts_async.config.paths import QUICKSTART_POLICY
-from darts_async.engines.weights_file import check_weights, model_shapes, read_shapes, tied_embeddings
+from darts_async.engines.weights_file import (
+    check_weights,
+    model_shapes,
+    num_weights,
+    read_shapes,
+    tied_embeddings,
+    weight_files,
+)
 from darts_async.errors import ProtocolError
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -39,6 +46,50 @@ def test_a_folders_files_are_read_together(tmp_path: Path) -> None:
     assert model_shapes(tmp_path) == SHAPES
     with pytest.raises(ProtocolError, match="no safetensors"):
         model_shapes(tmp_path / "nowhere")
+
+
+def index(folder: Path, *names: str) -> None:
+    listed = {"metadata": {}, "weight_map": {f"t{number}": name for number, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(listed))
+
+
+def test_of_a_folder_those_files_count_that_others_load(tmp_path: Path) -> None:
+    write(tmp_path / "one.safetensors", {"a": (2, 3)})
+    write(tmp_path / "two.safetensors", {"b": (4,)})
+    write(tmp_path / "consolidated.safetensors", {"same.in.another.form": (10,)})
+    index(tmp_path, "two.safetensors", "one.safetensors", "two.safetensors")
+    assert weight_files(tmp_path) == [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    assert (model_shapes(tmp_path), num_weights(tmp_path)) == (SHAPES, 10)
+    for names, words in (
+        (("three.safetensors",), r"lacks 1 file \(three\.safetensors\)"),
+        (("../one.safetensors",), "not in the folder"),
+    ):
+        index(tmp_path, *names)
+        with pytest.raises(ProtocolError, match=words):
+            weight_files(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        weight_files(tmp_path)
+    write(tmp_path / "model.safetensors", {"a": (2, 3)})
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "tied"),
+    [
+        ({"tie_word_embeddings": True}, True, True),
+        ({"tie_word_embeddings": False}, False, False),
+        ({"text_config": {"tie_word_embeddings": True}}, True, True),
+        ({}, False, True),
+        ({"text_config": None}, True, False),
+    ],
+)
+def test_tied_by_the_config_or_where_it_is_silent_by_the_files(
+    tmp_path: Path, config: dict[str, object], head: bool, tied: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write(tmp_path / "model.safetensors", {"a": (2, 3), **({"lm_head.weight": (2, 3)} if head else {})})
+    assert tied_embeddings(tmp_path) is tied
 
 
 def test_the_quickstart_policy_is_tied() -> None:

@@ -120,8 +120,8 @@ def test_scores_the_real_task(run_on: Runner) -> None:
         pool = RewardPool(SETUP, workers=1, timeout_s=30)
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
-            scores = [await pool.score(prompt.prompt_id, ids) for ids in (right, wrong)]
-            with pytest.raises(RewardFailed, match="KeyError") as unknown:
+            scores = [(await pool.score(prompt.prompt_id, ids)).reward for ids in (right, wrong)]
+            with pytest.raises(RewardFailed, match="gave no prompt 'no such prompt'") as unknown:
                 await pool.score("no such prompt", right)
             await pool.close()
         assert scores == expected == [1.0, 0.0]
@@ -158,7 +158,7 @@ def test_two_hundred_scores_of_which_some_raise_hang_or_kill_their_worker(
                 assert isinstance(result, RewardFailed)
                 assert result.kind == expected[kinds[i]], i
             else:
-                assert result == i + 1
+                assert result == (i + 1, {})
         assert pool.stats.scored == 192 and pool.stats.failed.total() == 8
         # Four workers were lost; the last of them need not have been replaced before the close.
         assert 5 <= pool.num_started <= 6
@@ -192,12 +192,12 @@ def test_a_worker_killed_while_idle_costs_no_candidate(run_on: Runner, odd_comma
         pool = odd_pool(odd_command)
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
-            pid = int(await pool.score("pid", tokens(1)))
+            pid = int((await pool.score("pid", tokens(1))).reward)
             os.kill(pid, signal.SIGKILL)
             while psutil.pid_exists(pid):  # noqa: ASYNC110 - another process's end is no event of ours
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)  # the end of its output takes two turns of the loop to be seen
-            assert int(await pool.score("pid", tokens(1))) != pid
+            assert int((await pool.score("pid", tokens(1))).reward) != pid
             await pool.close()
 
     run_on(work())
@@ -210,7 +210,7 @@ def test_a_leaking_worker_is_replaced(odd_command: tuple[str, ...], monkeypatch:
         pool = odd_pool(odd_command)
         async with asyncio.TaskGroup() as tasks:
             await pool.start(tasks)
-            pids = [await pool.score("leak", tokens(1)) for _ in range(4)]
+            pids = [(await pool.score("leak", tokens(1))).reward for _ in range(4)]
             await pool.close()
         assert pids[0] == pids[1] != pids[2] == pids[3]
 
@@ -269,7 +269,7 @@ def test_a_caller_that_gives_up_does_not_disturb_the_others(run_on: Runner, odd_
             results = await asyncio.gather(*calls, return_exceptions=True)
             await pool.close()
         assert [type(r) is asyncio.CancelledError for r in results] == [True, False, False, True, False]
-        assert results[4] == 4.0
+        assert results[4] == (4.0, {})
 
     run_on(work())
 
@@ -286,7 +286,7 @@ async def work():
     pool = RewardPool(Setup(task="odd", params={{}}, model_folder=""), workers=1, timeout_s=99, command={odd_command!r})
     async with asyncio.TaskGroup() as tasks:
         await pool.start(tasks)
-        print(int(await pool.score("pid", np.array([1], np.int32))), flush=True)
+        print(int((await pool.score("pid", np.array([1], np.int32))).reward), flush=True)
         await pool.score("hang", np.array([1], np.int32))
 
 asyncio.run(work())

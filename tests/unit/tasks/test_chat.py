@@ -129,7 +129,7 @@ def test_the_fingerprint_follows_what_matters(folder):
         ("tokenizer.json", None, "no tokenizer.json"),
         ("tokenizer.json", "{}", "tokenizer.json cannot be used"),
         ("tokenizer.json", b"\xff\xfe", "cannot be read"),
-        ("tokenizer_config.json", None, "no chat template"),
+        ("tokenizer_config.json", None, "no end-of-text token"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", "[]", "JSON object"),
         ("tokenizer_config.json", '{"chat_template": "x"}', "no end-of-text token"),
@@ -148,6 +148,29 @@ def test_unusable_folders_are_refused_with_the_reason(folder, file, content, rul
     with pytest.raises(ConfigError, match=rule) as caught:
         ChatTokenizer(folder)
     assert caught.value.key == "model.path"
+
+
+def test_a_folder_without_a_template_says_how_to_get_one_and_still_decodes(folder):
+    configure(folder, chat_template=None)
+    chat = ChatTokenizer(folder)
+    assert chat.decode([71, 72]) == ChatTokenizer(folder, "plain").decode([71, 72]) != ""
+    assert chat.end_of_turn() is None
+    with pytest.raises(ConfigError, match="no chat template") as caught:
+        chat.render("hi")
+    assert caught.value.key == "model.path"
+    assert 'set model.chat_template to such a file, or to "plain"' in caught.value.fix
+
+
+def test_a_template_of_the_configs_goes_before_the_folders(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    (folder / "mine.jinja").write_text("<{{ messages[0].content }}>{{ eos_token }}\n")
+    for chosen, text in (("plain", "hi there"), (str(folder / "mine.jinja"), "<hi there></s>")):
+        ids = ChatTokenizer(folder, chosen).render("hi there")
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    with pytest.raises(ConfigError) as caught:
+        ChatTokenizer(folder, str(folder / "none.jinja"))
+    assert caught.value.key == "model.chat_template"
+    assert len({ChatTokenizer(folder, chosen).fingerprint for chosen in ("", "plain")}) == 2
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -1,0 +1,31 @@
+"""`darts-async report RUN [RUN ...]`: from run folders to one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from darts_async.durable import replace_file
+from darts_async.errors import ConfigError
+from darts_async.report.gather import gather
+from darts_async.report.page import render
+
+__all__ = ["FILE", "write_report"]
+
+FILE: Final = "report.html"
+
+
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report of these runs; return where. Raises `ConfigError`.
+
+    Its default place is the run's folder, of several runs the current one.
+    """
+    page = render(gather(folders)).encode("utf-8", errors="replace")
+    path = out or (folders[0] / FILE if len(folders) == 1 else Path.cwd() / FILE)
+    try:
+        replace_file(path, page)
+    except OSError as error:
+        rule = f"cannot be written ({error.strerror or error})"
+        raise ConfigError("--out", str(path), rule, "Name a file in a folder that exists and is yours.") from None
+    return path
