@@ -21,16 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- ablation: make ablation -->", "<!-- end of ablation -->"
 ALL = "selection.rule=all, group.keep_longest=0"
 # Synchronous ones alternate on all devices; where generating and training overlap each has half of them.
-WHOLE, HALF = "generator.replicas={whole}", "generator.replicas={half}"
+WHOLE, HALF, QUARTER = (f"generator.replicas={{{share}}}" for share in ("whole", "half", "quarter"))
+OURS = (
+    "pipeline.mode=async, pipeline.max_staleness=1, selection.rule=shortest, group.keep_longest=0, "
+    "allocation.budget=12, allocation.signal=mean_2std"
+)
 SETTINGS = {
     "synchronous": f"pipeline.mode=sync, {ALL}, {WHOLE}",
     "tail batching": (
-        f"pipeline.mode=sync, pipeline.unfinished=defer, queues.oversample_groups={{quarter}}, {ALL}, {WHOLE}"
+        f"pipeline.mode=sync, pipeline.unfinished=defer, queues.oversample_groups={{more_groups}}, {ALL}, {WHOLE}"
     ),
     "oversample, first finished": (
         f"pipeline.mode=sync, selection.rule=first_finished, group.keep_longest=0, allocation.budget=10, {WHOLE}"
     ),
     "one step off": f"pipeline.mode=one_step_off, {ALL}, {HALF}",
+    "one step off, a quarter generates": f"pipeline.mode=one_step_off, {ALL}, {QUARTER}",
     "streaming": f"pipeline.mode=stream, {ALL}, {HALF}",
     "streaming, both ends of 10": (
         f"pipeline.mode=stream, selection.rule=dual_end, allocation.budget=10, allocation.signal=uniform, {HALF}"
@@ -39,10 +44,8 @@ SETTINGS = {
         "pipeline.mode=stream, selection.rule=dual_end, allocation.budget=12, allocation.min=8, allocation.max=16, "
         f"allocation.signal=std, allocation.prune_fraction=0.05, {HALF}"
     ),
-    "asynchronous, shortest of 12 (ours)": (
-        "pipeline.mode=async, pipeline.max_staleness=1, selection.rule=shortest, group.keep_longest=0, "
-        f"allocation.budget=12, allocation.signal=mean_2std, {HALF}"
-    ),
+    "asynchronous, shortest of 12 (ours)": f"{OURS}, {HALF}",
+    "ours, a quarter generates": f"{OURS}, {QUARTER}",
 }
 PAPER = {
     "gpu_7b": {"and adaptive (the paper's DARTS)": 1.45, "tail batching": 1.3},
@@ -83,7 +86,7 @@ def main() -> int:
 def command(profile: str, groups: int, steps: int, out: Path) -> list[str]:
     """The `bench --twin` that runs a profile's settings."""
     whole = REPLICAS[profile.removesuffix("_shaped")]
-    places = {"whole": whole, "half": whole // 2, "quarter": groups // 4}
+    places = {"whole": whole, "half": whole // 2, "quarter": whole // 4, "more_groups": groups // 4}
     own = ["--presets", "base", "--seeds", "1", "--steps", str(steps), "--eval-prompts", "0", "--out", str(out)]
     own += ["--group.size", "8", "--group.groups_per_step", str(groups), "--generator.max_num_seqs", "768"]
     own += ["--generator.stream_interval", "64", "--model.max_response_tokens", "10240"]
