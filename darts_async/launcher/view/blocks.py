@@ -82,7 +82,7 @@ def _role(line: RoleLine, snapshot: Snapshot, glyphs: Glyphs, width: int) -> lis
     return [
         Text(glyphs.clean(line.name), style="bold"),
         Text(glyphs.clean(state), style=style),
-        _idle(line.idle_ratio, glyphs, width),
+        _idle(None if _is_silent(line) else line.idle_ratio, glyphs, width),
         _restarts(line.restarts),
         Text(does),
     ]

@@ -37,7 +37,7 @@ def draw(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs) -> list[Te
     body = _stack(parts, height - len(head) - len(foot), width, glyphs)
     if foot:  # on the last row, wherever the rest ends
         body += [Text()] * (height - len(head) - len(body) - len(foot))
-    return [*head, *body, *foot][:height]
+    return [fitted(row, width, glyphs) for row in [*head, *body, *foot][:height]]
 
 
 def span(seconds: float) -> str:
@@ -61,7 +61,7 @@ def _head(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Text]:
     title.append(name, style="bold")
     title.append(" " * max(width - title.cell_len - state.cell_len, 1))
     title.append_text(state)
-    return [fitted(title, width, glyphs), fitted(_progress(snapshot, width, glyphs), width, glyphs)]
+    return [title, _progress(snapshot, width, glyphs)]
 
 
 def _progress(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Text:

@@ -125,13 +125,11 @@ class Screen:
     def _coded(self, row: Text, width: int) -> str:
         """With codes for its styles; what stands behind a row that is not full is wiped out."""
         no_color, system = self._console.no_color, ColorSystem.STANDARD if self._console.color_system else None
+        whole = self._console.get_style(row.style)  # what a row without spans is rendered without
         parts = []
         for segment in row.render(self._console):
-            style = segment.style
-            if style is None:
-                parts.append(segment.text)
-            else:
-                parts.append((style.without_color if no_color else style).render(segment.text, color_system=system))
+            style = whole if segment.style is None else segment.style
+            parts.append((style.without_color if no_color else style).render(segment.text, color_system=system))
         if row.cell_len < width:
             parts.append("\x1b[K")
         return "".join(parts)
