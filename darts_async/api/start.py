@@ -30,6 +30,9 @@ from darts_async.launcher.up import carry_out
 
 __all__ = ["arun", "run"]
 
+_WAKE_S: Final = 1.0
+"""A notebook's loop that is asleep does not see that its cell was interrupted (ipykernel 7.4) before something else
+wakes it."""
 _Thread = LoopThread[Plan | Result, Result | RunInterrupted]
 
 
@@ -80,7 +83,7 @@ async def arun(
     cancelled: asyncio.CancelledError | None = None
     while not outcome.done():
         try:
-            await asyncio.wait({outcome})
+            await asyncio.wait({outcome}, timeout=_WAKE_S)
         except asyncio.CancelledError as error:
             thread.interrupt()
             cancelled = error
