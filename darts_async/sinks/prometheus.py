@@ -86,7 +86,7 @@ class RunExporter:
         """Everything, as of now."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - where it is used
 
-        families: dict[str, Metric] = {}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for family, (role, rank), value in self._samples():
             names = [*_LABELS, *(label for label, _ in family.labels)]
             words = [self.run, role, rank, *(word for _, word in family.labels)]
