@@ -168,22 +168,23 @@ def _outcome(run: RunData) -> list[Fact]:
         case "done":
             by = {"wall_s": ", at its time limit", "trained_tokens": ", at its token limit"}
             limit = by.get(summary.ended_by or "", "") if summary else ""
-            return [Fact("good", f"{name} is done: {run.num_steps} steps in {duration(run.wall_s)}{limit}.")]
+            return [Fact("good", f"{name} is done: {run.num_steps:,} steps in {duration(run.wall_s)}{limit}.")]
         case "running":
-            return [Fact("note", f"{name} goes on: this is how it stood after {run.num_steps} steps.")]
+            return [Fact("note", f"{name} goes on: this is how it stood after {run.num_steps:,} steps.")]
         case "failed":
             reason = f": {summary.reason}" if summary and summary.reason else ""
             return [
                 Fact(
-                    "bad", f"{name} failed after {run.num_steps} steps{reason}. Its logs are in {run.folder.name}/logs."
+                    "bad",
+                    f"{name} failed after {run.num_steps:,} steps{reason}. Its logs are in {run.folder.name}/logs.",
                 )
             ]
         case "interrupted":
             how = f"darts-async up --resume {run.folder.name}"
-            return [Fact("note", f"{name} was interrupted after {run.num_steps} steps; {how} goes on with it.")]
+            return [Fact("note", f"{name} was interrupted after {run.num_steps:,} steps; {how} goes on with it.")]
         case "cut off":
             how = f"darts-async up --resume {run.folder.name}"
-            return [Fact("bad", f"{name} was cut off after {run.num_steps} steps; {how} goes on with it.")]
+            return [Fact("bad", f"{name} was cut off after {run.num_steps:,} steps; {how} goes on with it.")]
         case "not begun":
             return [Fact("bad", f"{name} never began to sample: look at {run.folder.name}/logs.")]
 
@@ -230,11 +231,16 @@ def _flow(run: RunData) -> list[Fact]:
             )
             found.append(Fact("look", text))
         elif generator is not None and generator > 0.3:
-            text = (
-                f"The generators were idle {100 * generator:.0f}% of the time: more in flight "
-                "(queues.in_flight_groups, pipeline.max_staleness), or the learner limits."
+            limits = "the learner limits" if learner is not None and learner < 0.1 else "too little is in flight"
+            knobs = (
+                "speed it up (learner.micro_batch_tokens, learner.processes), or spend idle engines on more candidates "
+                "(allocation.budget)"
+                if limits == "the learner limits"
+                else "raise queues.in_flight_groups or pipeline.max_staleness"
             )
-            found.append(Fact("look", text))
+            found.append(
+                Fact("look", f"The generators were idle {100 * generator:.0f}% of the time: {limits}; {knobs}.")
+            )
     story = run.story
     finished = sum(story.rollouts[state] for state in ("trained", "rejected", "stale")) if story else 0
     if story is not None and finished and story.num_capped / finished > 0.05:

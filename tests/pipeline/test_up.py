@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from darts_async.config.rules import NUM_TCP_PORTS
+from darts_async.report.gather import gather_run
 from darts_async.sinks.catalogue import meaning_of
 from darts_async.tracing import merge_trace
 
@@ -57,6 +58,13 @@ def test_a_run_to_its_end(up):
     assert traced.spans["evaluate"] == 2 + 2 and traced.spans["checkpoint"] >= 1
     assert traced.arrows == traced.spans["dispatch"] >= 5 * 8
     assert 0 < traced.instants["cancel"] <= summary["rollouts"]["cancelled_tail"]
+    told = gather_run(run.run_folder)
+    assert (told.state, told.num_steps, told.timeline.source, told.missing) == ("done", 5, "trace", [])
+    assert told.story is not None
+    assert told.story.tokens == {state: summary["tokens"][state] for state in told.story.tokens}
+    assert [(score.label, score.version) for score in told.held_out] == [
+        ("before", 0), ("during", 2), ("during", 4), ("after", 5)
+    ]  # fmt: skip
     # Groups of the last step may not be older than version 3, which no replica loads before 2 is evaluated.
     assert next(line["eval/version"] for line in lines if "eval/reward" in line) == 2
     scored = [*summary["eval"]["during"], summary["eval"]["after"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from darts_async.report.charts.chart import Chart, Figure, NoChart, figure, plain, shown, title_of
 from darts_async.report.data import ReportData, RunData
@@ -147,7 +147,7 @@ def _reading(shown_lines: Timeline) -> str:
 
 
 def _sums(shown_lines: Timeline) -> str:
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     moments: Counter[str] = Counter()
     for span in shown_lines.spans:
         name = f"{span.role} {span.category}"

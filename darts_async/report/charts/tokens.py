@@ -35,7 +35,7 @@ def token_flow(data: ReportData) -> list[Chart] | NoChart:
 
 def tokens_by_state(run: RunData) -> dict[str, float]:
     """From the ledger; of a run without one from the summary, else from the last step."""
-    if run.story is not None and sum(run.story.tokens.values()):
+    if run.story is not None and any(run.story.tokens.values()):
         return {state: float(run.story.tokens[state]) for state in LEDGER_STATES}
     if run.summary is not None and any(run.summary.tokens.values()):
         return {state: float(run.summary.tokens.get(state) or 0.0) for state in LEDGER_STATES}

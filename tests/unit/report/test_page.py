@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darts_async.cli import main
 from darts_async.errors import ConfigError
 from darts_async.report.charts import SECTIONS, Chart, NoChart
 from darts_async.report.gather import gather
@@ -92,6 +93,19 @@ def test_headline_says_what_the_run_came_to(make_run):
     assert rows["Warnings"] == "1"
     texts = [fact.text for fact in facts(data)]
     assert "At version 6: generator-0 was lost and started anew." in texts
+
+
+def test_the_verb(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    folder = make_run("run", 2)
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", str(folder), "--out", str(tmp_path / "page.html")])
+    main()
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert re.search(r"page\.html \(\d\.\d MB", capsys.readouterr().out)
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_colours_have_contrast_and_differ():
