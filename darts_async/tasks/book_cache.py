@@ -46,9 +46,8 @@ def open_book(
     home = cache_folder()
     place = None if made_from is None else home / _key(made_from, files)
     if place is not None:
-        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-            book = Book(place)
-            os.utime(place)
+        book = _found(place)
+        if book is not None:
             return book
     began = time.monotonic()
     folder = _new_folder(home)
@@ -63,6 +62,18 @@ def open_book(
     finally:
         # What is mapped stays readable when its folder is gone.
         shutil.rmtree(folder, ignore_errors=True)
+    return book
+
+
+def _found(place: Path) -> Book | None:
+    try:
+        book = Book(place)
+        os.utime(place)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.MsgspecError):  # damaged: make it anew
+        shutil.rmtree(place, ignore_errors=True)
+        return None
     return book
 
 
