@@ -99,7 +99,7 @@ def _thread(
     console = Console(force_jupyter=False) if progress else None  # plain lines in a notebook, too
     if resume is None:
         config, stem = read_given(given, overrides, settings)
-        prepare = partial(_plan, config, stem)
+        prepare: Callable[[], Plan | Result] = partial(_plan, config, stem)
     elif given is not None:
         raise ConfigError("resume", str(resume), "takes the config of the run", "Leave the other config out.")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="What came of runs, as one HTML page.")
 @click.option(
     "--out", default=None, metavar="FILE", help="Default: report.html in the run folder; of several runs, here."
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _EXIT = {"done": 0, "failed": 1, "interrupted": 130}
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Start a run, or go on with one.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the resolved config, start nothing.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was killed, interrupted or failed, in its folder.")
 @config_arguments
