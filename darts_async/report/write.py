@@ -10,6 +10,7 @@ from darts_async.durable import replace_file
 from darts_async.errors import ConfigError
 from darts_async.report.gather import gather
 from darts_async.report.page import render
+from darts_async.runtime.traces import refresh_trace
 
 __all__ = ["FILE", "write_report"]
 
@@ -21,6 +22,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
     Its default place is the run's folder, of several runs the current one.
     """
+    for folder in folders:
+        refresh_trace(folder)
     page = render(gather(folders)).encode("utf-8", errors="replace")
     path = out or (folders[0] / FILE if len(folders) == 1 else Path.cwd() / FILE)
     try:
