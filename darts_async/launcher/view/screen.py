@@ -18,7 +18,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Screen", "has_screen"]
+__all__ = ["Screen", "has_screen", "is_ours"]
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """Second screen, no cursor, no wrapping (a row that is too wide for a moment must not push the others), all empty."""
@@ -39,11 +39,11 @@ def has_screen(console: Console) -> bool:
         descriptor = console.file.fileno()
     except (OSError, ValueError):
         return False
-    return os.isatty(descriptor) and _is_ours(descriptor)
+    return os.isatty(descriptor) and is_ours(descriptor)
 
 
-def _is_ours(descriptor: int) -> bool:
-    """Not in the background."""
+def is_ours(descriptor: int) -> bool:
+    """Whether this process may use a terminal: it is not in the background of it."""
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
@@ -66,14 +66,14 @@ class Screen:
         self._lock = threading.Lock()
 
     @property
-    def is_ours(self) -> bool:
+    def _is_ours(self) -> bool:
         """Not in the background."""
-        return _is_ours(self._descriptor)
+        return is_ours(self._descriptor)
 
     def enter(self) -> None:
         """Take it. Raises `OSError`."""
         self._console.file.flush()
-        if self.is_ours:
+        if self._is_ours:
             with contextlib.suppress(termios.error):
                 self._modes = termios.tcgetattr(self._descriptor)
                 quiet = termios.tcgetattr(self._descriptor)
@@ -87,11 +87,11 @@ class Screen:
         """Give it back as it was. Raises nothing; doing it again does nothing."""
         locked = self._lock.acquire(timeout=_WAIT_S)
         try:
-            if self.is_on and self.is_ours:
+            if self.is_on and self._is_ours:
                 self.is_on = False
                 with contextlib.suppress(OSError):
                     self._write(_LEAVE)
-            if self._modes is not None and self.is_ours:
+            if self._modes is not None and self._is_ours:
                 with contextlib.suppress(termios.error):
                     termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, self._modes)  # what was typed is forgotten
                 self._modes = None
@@ -102,7 +102,7 @@ class Screen:
     def paint(self, draw: Callable[[int, int], Sequence[Text]]) -> None:
         """Put a picture on it, which `draw` makes for a width and a height. Raises `OSError`: the terminal is gone."""
         with self._lock:
-            if not self.is_on or not self.is_ours:
+            if not self.is_on or not self._is_ours:
                 return
             columns, lines = os.get_terminal_size(self._descriptor)
             size = width, height = columns or 80, lines or 24  # some terminals do not know

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ def test_resampling_leaves_no_point_out(points, width):
     shown = resampled(points, width)
     assert len(shown) == min(len(points), width)
     ends = [index * len(points) // len(shown) for index in range(len(shown) + 1)]
-    weights = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    weights = [b - a for a, b in pairwise(ends)]
     assert sum(v * w for v, w in zip(shown, weights, strict=True)) == pytest.approx(sum(points), rel=1e-9, abs=1e-3)
 
 

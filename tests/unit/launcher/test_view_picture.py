@@ -165,6 +165,14 @@ _ROLES = st.builds(
     heard_s=st.none() | st.floats(0, 1e6),
     gauges=st.dictionaries(st.sampled_from(["generator/tokens_per_s", "generator/running"]), _FLOATS, max_size=2),
 )
+_QUEUES = st.builds(QueueLine, name=_NAMES, depth=st.floats(0, 1e6), bound=st.integers(0, 10**6), busy_s=_FLOATS)
+_EVALS = st.builds(
+    EvalLine,
+    label=st.sampled_from(["before", "during"]),
+    version=st.integers(0, 10**5),
+    reward=_FLOATS,
+    response_length=_FLOATS,
+)
 _SNAPSHOTS = st.builds(
     Snapshot,
     run=_NAMES,
@@ -175,23 +183,18 @@ _SNAPSHOTS = st.builds(
     wall_s=st.floats(0, 1e7),
     left_s=st.none() | st.floats(0, 1e9),
     roles=st.lists(_ROLES, max_size=8).map(tuple),
-    queues=st.lists(
-        st.builds(QueueLine, name=_NAMES, depth=st.floats(0, 1e6), bound=st.integers(0, 10**6), busy_s=_FLOATS), max_size=5
-    ).map(tuple),
+    queues=st.lists(_QUEUES, max_size=5).map(tuple),
     trends=st.dictionaries(
         st.sampled_from(list(TRENDS)),
         st.builds(TrendLine, st.lists(_FLOATS, min_size=1, max_size=300).map(tuple), _FLOATS),
     ),
-    evals=st.lists(
-        st.builds(EvalLine, label=st.sampled_from(["before", "during"]), version=st.integers(0, 10**5), reward=_FLOATS, response_length=_FLOATS),
-        max_size=8,
-    ).map(tuple),
+    evals=st.lists(_EVALS, max_size=8).map(tuple),
     tokens=st.dictionaries(st.sampled_from(LEDGER_STATES), st.floats(0, 1e15)),
     tokens_saved=st.none() | st.floats(0, 1e15),
     alarms=st.lists(_NAMES, max_size=4).map(tuple),
     warnings=st.lists(_NAMES, max_size=10).map(tuple),
     hint=_NAMES,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)
