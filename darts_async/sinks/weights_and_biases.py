@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from darts_async.messages import EvalResult
+from darts_async.owned_files import links_outside
 from darts_async.sinks.base import Sink, SinkRun
 from darts_async.sinks.flat import flat
 
@@ -43,6 +44,7 @@ class WandbSink(Sink):
         online = settings["wandb_mode"] == "online"
         (run.root / FOLDER).mkdir(exist_ok=True)
         self._wandb: Any = wandb
+        self._is_done = False
         self._run: Any = wandb.init(
             project=settings["wandb_project"],
             name=run.name,
@@ -64,6 +66,9 @@ class WandbSink(Sink):
                 x_save_requirements=False,
             ),
         )
+        # To wandb-core's log in the user's cache; a run goes on only where no link leads out of its folder.
+        for link in links_outside(run.root / FOLDER):
+            link.unlink()
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         """One row of the history."""
@@ -78,13 +83,14 @@ class WandbSink(Sink):
 
     def ended(self, summary: Mapping[str, Any]) -> None:
         """The numbers and words of `summary.json`, by dotted name."""
+        self._is_done = summary.get("status") == "done"
         leaves = flat(summary, "summary.")
         self._run.summary.update({k: v for k, v in leaves.items() if isinstance(v, bool | int | float | str)})
 
     def close(self) -> None:
         """Write out, and end W&B's process."""
         try:
-            self._run.finish()
+            self._run.finish(exit_code=0 if self._is_done else 1)  # W&B shows it as failed
         finally:
             self._wandb.teardown()
 

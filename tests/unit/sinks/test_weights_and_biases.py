@@ -13,6 +13,7 @@ from darts_async.config import Config
 from darts_async.config.schema import MetricsSection
 from darts_async.errors import ConfigError
 from darts_async.messages import EvalResult
+from darts_async.owned_files import links_outside
 from darts_async.sinks import SinkRun
 from darts_async.sinks.registry import check_sinks
 from darts_async.sinks.weights_and_biases import FOLDER, make_wandb
@@ -57,24 +58,28 @@ def test_two_starts_offline_are_two_folders_of_one_run(tmp_path, monkeypatch):
         )
         for step in steps:
             sink.line(step, {"reward/mean": step / 4, "learner/loss": float("nan")})
-        sink.ended({"status": "done", "tokens": {"trained": 12}})
+        sink.ended({"status": "done" if first else "interrupted", "tokens": {"trained": 12}})
         sink.close()
         assert not _services()
+        assert links_outside(tmp_path) == []  # else the run could not be resumed
     folders = sorted((tmp_path / FOLDER).glob("offline-run-*"))
     assert len(folders) == 2 and len({folder.name.rpartition("-")[2] for folder in folders}) == 1
-    rows, summary = [], {}
+    rows, exits, summary = [], [], {}
     for folder in folders:
         for record in read_offline(folder):
             kind = record.WhichOneof("record_type")
             if kind == "history":
                 row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 rows.append((int(row["_step"]), float(row["reward/mean"]), "learner/loss" in row))
+            elif kind == "exit":
+                exits.append(record.exit.exit_code)
             elif kind == "summary":
                 summary |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
             elif kind == "run":
                 assert record.run.display_name == "test" and record.run.project == "darts-async"
                 assert {item.key for item in record.run.config.update} >= {"learner", "generator", "metrics"}
     assert rows == [(0, 0.0, False), (1, 0.25, False), (2, 0.5, False)]
+    assert exits == [1, 0]
     assert summary["summary.tokens.trained"] == "12" and summary["held_out/before/reward"] == "0.25"
 
 
