@@ -56,7 +56,9 @@ def with_five_bad_rows() -> None:
 def test_five_bad_rows_are_skipped_and_told_with_their_lines() -> None:
     with_five_bad_rows()
     task = own()
-    assert [prompt.answer for prompt in task.train_prompts()] == [str(i) for i in range(20) if i not in (3, 6, 9, 12, 15)]
+    assert [prompt.answer for prompt in task.train_prompts()] == [
+        str(i) for i in range(20) if i not in (3, 6, 9, 12, 15)
+    ]
     (note,) = task.notes
     assert note.startswith("5 of 20 rows cannot be used: ")
     for line in (7, 13, 19, 25, 31):
@@ -188,5 +190,3 @@ def test_a_large_set_is_rendered_when_it_is_asked_for(monkeypatch: pytest.Monkey
         assert prompt.tokens.tolist() == now.train[index].tokens.tolist()
         assert later.train_key(index) == now.train_key(index) == (prompt.prompt_id, prompt.stratum)
     assert [prompt.prompt_id for prompt in later.train[1:3]] == [prompt.prompt_id for prompt in now.train[1:3]]
-
-
