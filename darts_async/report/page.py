@@ -22,7 +22,8 @@ from darts_async import __version__
 from darts_async.errors import ConfigError
 from darts_async.report.charts import SECTIONS, Chart, NoChart
 from darts_async.report.data import ReportData
-from darts_async.report.headline import facts, headline
+from darts_async.report.facts import facts
+from darts_async.report.headline import headline
 from darts_async.report.palette import DARK, LIGHT
 
 __all__ = ["json_in_html", "render"]

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from darts_async.report.data import ReportData, RunData
 
 __all__ = [
+    "AGAIN",
     "Chart",
     "Figure",
     "NoChart",
@@ -43,6 +44,7 @@ HEIGHT: Final = 300
 NAMES_IN_A_ROW: Final = 4
 NAME_PX: Final = 8
 MAX_TEXT: Final = 60
+AGAIN: Final = "Read it as the chart of the run before."
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from darts_async.report.ledger_story import LedgerStory, LengthProfile
 BINS = 40
 SHOWN_SHARE = 0.985
 """Of the entries: the few longest would squeeze all others together."""
-_SINCE = "Dashed: the first fifth of the versions; solid: the last; the last bin holds all that is longer."
+_SINCE = "Dashed: the first fifth of the versions; solid: the last."
 
 
 def generated_lengths(data: ReportData) -> list[Chart] | NoChart:
@@ -117,6 +117,7 @@ def _distribution(
         )
     if alone:
         drawn = figure(traces, x, "share, %")
+        reading += " The last bin holds all that is longer."
     else:
         drawn = figure(traces, x, "share up to here, %")
         reading = f"How large a share is no longer than that: a line further up and left is of shorter ones. {reading}"

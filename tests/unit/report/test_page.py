@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from darts_async.cli import main
 from darts_async.errors import ConfigError
 from darts_async.report.charts import SECTIONS, Chart, NoChart
+from darts_async.report.facts import facts
 from darts_async.report.gather import gather
-from darts_async.report.headline import facts, headline
+from darts_async.report.headline import headline
 from darts_async.report.page import json_in_html, render
 from darts_async.report.palette import DARK, LIGHT, contrast
 from darts_async.report.write import write_report
