@@ -10,7 +10,7 @@ import click
 def init(folder: str) -> None:
     """Write a starter: a config, and a task with prompts and a reward of its own. Both run as they are.
 
-    FOLDER is made when missing; files that are there stay as they are, and nothing is written then.
+    FOLDER is made when missing. Nothing is overwritten: where one of its files is there already, none is written.
 
     \b
         darts-async init my-run

@@ -28,6 +28,7 @@ def up(arguments: tuple[str, ...], dry_run: bool, resume: str | None) -> None:
     \b
         darts-async up --run.steps 10 --group.keep_longest 0
         darts-async up my.toml --learner.lr 1e-6 --queues.in_flight_groups 32
+        darts-async up --task.name my_task.py:MyTask
 
     With --resume a run goes on where it was: every step, prompt and group that was trained stays so, what was under
     way is sampled again. It keeps its config; limits, queue depths and [launch] may be set to something else.
