@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -147,7 +146,7 @@ def test_a_damaged_book_is_made_anew_and_old_ones_make_room(cache: Path, monkeyp
 def test_without_a_folder_to_keep_books_they_are_made_all_the_same(cache: Path, tmp_path: Path) -> None:
     cache.parent.parent.joinpath("darts-async").write_text("a file in the way")
     book = open_book({"key": 1}, [], lambda folder: write(folder, [(Item("a", "1"), False)]) and None, keep=True)
-    assert book.prompt(0).content == "a" and not os.path.exists(book.folder)
+    assert book.prompt(0).content == "a" and not book.folder.exists()
 
 
 def test_lengths_are_remembered_with_the_book(cache: Path) -> None:
