@@ -20,7 +20,7 @@ from darts_async.report.timeline import Span, Timeline, role_order
 __all__ = ["MAX_SPANS", "read_trace"]
 
 MAX_SPANS: Final = 4000
-_COARSE: Final = frozenset({"state", "compute", "group"})
+_COARSE: Final = frozenset({"state", "compute", "group", "swap_phase"})
 """Categories that lie around the others."""
 MAX_WHOLE_BYTES: Final = 32 << 20
 MAX_LINE_BYTES: Final = 1 << 20
