@@ -109,6 +109,7 @@ def test_what_is_wrong_with_a_config_starts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_one_run_after_the_other_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = {"generator": _SIM, "run__dir": str(tmp_path), "eval__prompts": 8}
     results = [darts_async.run(run__steps=2, learner__lr=lr, progress=False, **common) for lr in (0.0, 1e-4)]
