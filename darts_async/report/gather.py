@@ -88,7 +88,7 @@ def _read(read: Callable[[Path], T], path: Path, what: str, missing: list[str] |
     except FileNotFoundError:
         if missing is not None:
             missing.append(f"There is no {path.name}: the run ended, or was stopped, before it wrote its {what}.")
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         if missing is not None:
             missing.append(f"{path.name} cannot be read: {error}.")
     return None

@@ -85,7 +85,7 @@ class Style:
 
 def style(data: ReportData, run: RunData, series: str, index: int) -> Style:
     """With one run every series has its colour; with several every run has, and a series its dash."""
-    number = data.runs.index(run)
+    number, series = data.runs.index(run), plain(series)
     if len(data.runs) == 1:
         return Style(series, f"@s{index % 8}", DASHES[index % 6], MARKS[index % 8], series)
     name = f"{run.letter} {series}" if series else run.letter

@@ -114,7 +114,7 @@ def test_a_damaged_ledger_is_read_as_far_as_it_is_good(make_run):
     assert any("damaged" in text for text in run.missing)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"steps": "ten"}', "null\n", "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "a=" + "[" * 20_000, '{"steps": "ten"}', "null\n", "\x00\xff"])
 def test_files_that_are_no_such_thing(make_run, content: str):
     folder = make_run("spoiled", 3)
     paths = RunPaths(folder)

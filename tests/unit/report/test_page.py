@@ -74,6 +74,10 @@ def test_text_of_a_run_stays_text(make_run, nasty: str):
     page = render(gather([make_run("run", 3)]))
     assert nasty not in page
     assert "&lt;script&gt;console.error" in page
+    drawn, _ = charts_of([make_run("again", 3)])
+    names = [trace.get("name", "") for chart in drawn for trace in chart.figure["data"]]
+    assert any("&lt;script&gt;" in name for name in names)
+    assert not any("<" in name for name in names)
 
 
 @given(st.text())
