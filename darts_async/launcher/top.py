@@ -108,9 +108,10 @@ async def _top(run: _Run, console: Console, glyphs: Glyphs) -> int:
     try:
         found = await run.look()
         if isinstance(found, StatusAnswer) and has_screen(console):
-            found = await _follow(run, found, console, glyphs)
-            if found is None:
+            end = await _follow(run, found, console, glyphs)
+            if end is None:
                 return 0
+            found = end
     finally:
         await run.close()
     match found:
