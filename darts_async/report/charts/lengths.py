@@ -55,6 +55,7 @@ def kept_lengths(data: ReportData) -> list[Chart] | NoChart:
         f"{_SINCE} Compare it with the chart before: what lies to the right there and is missing here is what "
         "selection keeps from the learner. If the long end is gone and hard prompts need it, raise "
         "group.keep_longest.",
+        scale=lambda profile: profile.generated,
     )
 
 
@@ -100,12 +101,14 @@ def _distribution(
     pick: Callable[[LengthProfile], Histogram],
     x: str,
     reading: str,
+    *,
+    scale: Callable[[LengthProfile], Histogram] | None = None,
 ) -> list[Chart] | NoChart:
     found = [(run, end, pick(end.profile)) for run in data.runs for end in _ends(run.story)]
     found = [(run, end, histogram) for run, end, histogram in found if histogram.count]
     if not found:
         return NoChart(title, "the ledger has no group that ended.")
-    edges = _edges([histogram for _, _, histogram in found])
+    edges = _edges([(scale or pick)(end.profile) for _, end, _ in found])
     alone = len(data.runs) == 1
     traces, words = [], []
     for run, end, histogram in found:
@@ -157,6 +160,6 @@ def _rise(edges: list[float], shares: list[float], look: Style) -> Figure:
 
 def _edges(histograms: list[Histogram]) -> list[float]:
     """Bins of equal, whole width from 0 to where nearly all entries end; the last one takes what lies beyond."""
-    longest = max(histogram.quantile(SHOWN_SHARE) for histogram in histograms)
+    longest = max((histogram.quantile(SHOWN_SHARE) for histogram in histograms if histogram.count), default=0.0)
     width = max(1, -(-(int(longest) + 1) // BINS))
     return [float(width * index) for index in range(-(-(int(longest) + 1) // width) + 1)]

@@ -106,6 +106,12 @@ def test_the_verb(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     main()
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert re.search(r"page\.html \(\d\.\d MB", capsys.readouterr().out)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    folder.rename(tmp_path / "runs" / "by-name")
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", "by-name"])
+    main()
+    assert (tmp_path / "runs" / "by-name" / "report.html").is_file()
     monkeypatch.setattr("sys.argv", ["darts-async", "report", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit) as stopped:
         main()
