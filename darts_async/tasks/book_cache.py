@@ -55,13 +55,22 @@ def open_book(
         write(folder)
         book = Book(folder)
         if place is not None and (keep or time.monotonic() - began >= KEEP_FROM_S) and folder.parent == home:
-            with contextlib.suppress(OSError):  # another process was first, or made room
-                folder.rename(place)
-                book.folder = place
+            book = _kept(book, folder, place)
+            with contextlib.suppress(OSError):  # another process makes room, too
                 _make_room(home)
     finally:
         # What is mapped stays readable when its folder is gone.
         shutil.rmtree(folder, ignore_errors=True)
+    return book
+
+
+def _kept(book: Book, folder: Path, place: Path) -> Book:
+    """Move a new book to where it is looked for. If another process was first, its book is the one for all."""
+    try:
+        folder.rename(place)
+    except OSError:
+        return _found(place) or book
+    book.folder = place
     return book
 
 

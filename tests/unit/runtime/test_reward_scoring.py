@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.errors import ConfigError
 from darts_async.runtime.reward_scoring import RewardError, RewardFunction, Scored, Scoring
 from darts_async.tasks import load_task
@@ -137,3 +140,12 @@ def test_a_task_without_a_reward_needs_functions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no method `reward\(self, prompt, response\)`"):
         Scoring(task, [])
     Scoring(task, [function("half")]).close()
+
+
+def test_a_worker_of_the_quickstart_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from darts_async.runtime.reward_worker import Setup, task_scorer;"
+        f"task_scorer(Setup(task='chain_arithmetic', params={{}}, model_folder={str(QUICKSTART_POLICY)!r}));"
+        "print([name for name in ('asyncio', 'numpy', 'pydantic', 'torch') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

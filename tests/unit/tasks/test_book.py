@@ -165,3 +165,15 @@ def test_slices_of_prompts_are_prompts() -> None:
     some = prompts[1:]
     assert isinstance(some, BookPrompts) and [prompt.content for prompt in some] == ["b", "c"]
     assert prompts[-1].content == "c"
+
+
+def test_of_two_processes_that_make_a_book_at_once_the_first_ones_counts(cache: Path) -> None:
+    def make(text: str, folder: Path) -> None:
+        write(folder, [(Item(text, "1"), False)])
+
+    def late(folder: Path) -> None:
+        open_book({"key": 1}, [], lambda other: make("first", other), keep=True)
+        make("late", folder)
+
+    assert open_book({"key": 1}, [], late, keep=True).prompt(0).content == "first"
+    assert [folder.name.startswith("making-") for folder in cache.iterdir()] == [False]
