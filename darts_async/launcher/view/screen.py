@@ -11,7 +11,7 @@ import contextlib
 import os
 import termios
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from rich.color import ColorSystem
@@ -59,6 +59,7 @@ class Screen:
         self._modes: list[Any] | None = None
         self.is_on = False
         """Taken, and not given back."""
+        self._is_wanted = False
         self._rows: list[str] = []
         """What is on it."""
         self._size = (0, 0)
@@ -71,22 +72,15 @@ class Screen:
         return is_ours(self._descriptor)
 
     def enter(self) -> None:
-        """Take it. Raises `OSError`."""
-        self._console.file.flush()
-        if self._is_ours:
-            with contextlib.suppress(termios.error):
-                self._modes = termios.tcgetattr(self._descriptor)
-                quiet = termios.tcgetattr(self._descriptor)
-                quiet[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, quiet)
-            self.is_on = True
-            self._rows, self._size = [], (0, 0)
-            self._write(_ENTER)
+        """Take it, or let the next picture take it that comes when it is ours. Raises `OSError`."""
+        with self._held():
+            self._is_wanted = True
+            self._take()
 
     def leave(self) -> None:
         """Give it back as it was. Raises nothing; doing it again does nothing."""
-        locked = self._lock.acquire(timeout=_WAIT_S)
-        try:
+        with self._held():
+            self._is_wanted = False
             if self.is_on and self._is_ours:
                 self.is_on = False
                 with contextlib.suppress(OSError):
@@ -95,13 +89,36 @@ class Screen:
                 with contextlib.suppress(termios.error):
                     termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, self._modes)  # what was typed is forgotten
                 self._modes = None
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """No picture is being written, or one that cannot be waited for."""
+        locked = self._lock.acquire(timeout=_WAIT_S)
+        try:
+            yield
         finally:
             if locked:
                 self._lock.release()
 
+    def _take(self) -> None:
+        if self.is_on or not self._is_ours:
+            return
+        self._console.file.flush()
+        with contextlib.suppress(termios.error):
+            modes = termios.tcgetattr(self._descriptor)
+            quiet = termios.tcgetattr(self._descriptor)
+            quiet[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, quiet)
+            self._modes = modes
+        self.is_on = True
+        self._rows, self._size = [], (0, 0)
+        self._write(_ENTER)
+
     def paint(self, draw: Callable[[int, int], Sequence[Text]]) -> None:
         """Put a picture on it, which `draw` makes for a width and a height. Raises `OSError`: the terminal is gone."""
         with self._lock:
+            if self._is_wanted:
+                self._take()  # it was in the background until now
             if not self.is_on or not self._is_ours:
                 return
             columns, lines = os.get_terminal_size(self._descriptor)
