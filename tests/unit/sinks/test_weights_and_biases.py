@@ -89,7 +89,7 @@ from pathlib import Path
 import psutil
 from darts_async.config import Config
 from darts_async.sinks import SinkRun
-from darts_async.sinks.weights_and_biases import kill_service, make_wandb
+from darts_async.sinks.weights_and_biases import kill_services, make_wandb
 
 config = Config.model_validate({"metrics": {"sinks": ["wandb"]}}).model_dump(mode="json")
 sink = make_wandb(SinkRun("test", Path(sys.argv[1]), config))
@@ -104,7 +104,7 @@ closing = threading.Thread(target=close, daemon=True)
 closing.start()
 closing.join(0.3)
 print("hangs" if closing.is_alive() else "closed", flush=True)
-kill_service()
+kill_services()
 print("left" if service.is_running() and service.status() != "zombie" else "killed")
 """
 
