@@ -19,7 +19,7 @@ from darts_async.config.import_path import find_module, is_import_path
 from darts_async.config.metrics_rules import parse_prometheus
 from darts_async.config.paths import RunPaths, model_folder
 from darts_async.config.rules import NUM_TCP_PORTS, encrypts, parse_bind
-from darts_async.engines.lora_file import adapter_bytes
+from darts_async.engines.lora_file import adapter_bytes, targeted
 from darts_async.engines.restart_points import FOLDER as STATE_FOLDER
 from darts_async.engines.restart_points import HEADER as STATE_HEADER
 from darts_async.engines.sim_response import SimParams
@@ -76,6 +76,7 @@ def check_machine(config: Config) -> Plan:
     check_gpus(config, visible_gpus())
     check_own_functions(config)
     check_reference(config)
+    check_adapter_targets(config)
     check_init_optimiser(config)
     check_metrics_out(config)
     task = load_task(config.task.name, config.task.params)
@@ -336,6 +337,23 @@ def check_reference(config: Config) -> None:
             f"has {sizes[0]} tokens in its vocabulary, the policy has {sizes[1]}",
             "Choose a reference policy with the policy's tokenizer.",
         )
+
+
+def check_adapter_targets(config: Config) -> None:
+    """The layers that get an adapter are in the model folder. Raises `ConfigError`."""
+    targets = config.learner.lora_targets
+    if not config.learner.lora_rank:
+        return
+    shapes = model_shapes(model_folder(config))
+    known = sorted({name.split(".")[-2] for name in targeted(shapes, "all-linear")})
+    for target in [targets] if isinstance(targets, str) else targets:
+        if not targeted(shapes, target):
+            raise ConfigError(
+                "learner.lora_targets",
+                targets,
+                f"{model_folder(config)} has no layer `{target}` with a matrix of its own",
+                f'It has {", ".join(known)}. Or write "all-linear".',
+            )
 
 
 def check_init_optimiser(config: Config) -> None:

@@ -187,5 +187,13 @@ def test_an_adapter_is_told_of_and_takes_little_shared_memory(tmp_path: Path):
     assert "an adapter of rank 4 is trained, 0.01 MB an update" in preflight.describe(plan)["policy"]
 
 
+@pytest.mark.parametrize("target", ["nonsense", "lm_head"])  # the output layer is the embedding here
+def test_an_adapters_layers_have_to_be_there(tmp_path: Path, target: str):
+    given = [("learner.lora_rank", "4"), ("learner.lora_targets", f'["q_proj", "{target}"]')]
+    error = _refused(_config(tmp_path, *given))
+    assert error.key == "learner.lora_targets" and f"no layer `{target}`" in error.rule
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in error.fix
+
+
 def test_an_optimisers_state_to_begin_with_has_to_be_there(tmp_path: Path):
     assert _refused(_config(tmp_path, ("learner.init_optimiser", "true"))).key == "learner.init_optimiser"
