@@ -109,7 +109,8 @@ def services() -> frozenset[int]:
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int(entry.name)
             name, _, rest = (entry / "stat").read_text("utf-8", "replace").partition(" (")[2].rpartition(") ")
-            if name == _SERVICE and int(rest.split()[1]) == os.getpid():
+            state, parent = rest.split()[:2]
+            if name == _SERVICE and int(parent) == os.getpid() and state != "Z":
                 found.add(pid)
     return frozenset(found)
 

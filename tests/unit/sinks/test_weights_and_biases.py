@@ -1,5 +1,6 @@
 """A real offline run of W&B: what is on disk, and that its process is gone."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -114,6 +115,46 @@ def test_a_service_that_hangs_is_killed_and_does_not_hold_up_the_end(tmp_path):
     command = [sys.executable, "-c", HANGS, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, ["hangs", "killed"], "")
+
+
+NO_NETWORK = """
+import asyncio, sys, time
+from pathlib import Path
+from darts_async.config import Config
+from darts_async.sinks import SinkRun
+from darts_async.sinks.hub import SinkHub
+from darts_async.sinks.weights_and_biases import services
+
+async def main():
+    metrics = {"sinks": ["wandb"], "wandb_mode": "online", "sink_timeout_s": 1.0, "sink_queue": 2}
+    config = Config.model_validate({"metrics": metrics})
+    run = SinkRun("test", Path(sys.argv[1]), config.model_dump(mode="json"))
+    hub = SinkHub(config, run, lambda text: print("told:", text))
+    hub.open()
+    while not services():
+        await asyncio.sleep(0.05)
+    for step in range(4):
+        hub.line({"step": step, "reward/mean": 0.5})
+    began = time.monotonic()
+    await hub.close({"status": "done"}, asyncio.Event())
+    print("took", time.monotonic() - began)
+
+asyncio.run(main())
+print("left", len(services()))
+"""
+
+
+@pytest.mark.long
+def test_online_with_nobody_there_to_answer(tmp_path):
+    nowhere = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", NO_NETWORK, str(tmp_path)]
+    environment = {**os.environ, **nowhere}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "told: the sink `wandb` does not keep up: 2 lines" in ended.stdout
+    assert "are left behind: `wandb`" in ended.stdout and "left 0" in ended.stdout
+    took = next(float(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("took"))
+    assert 1 <= took < 5
 
 
 def test_online_without_a_key_asks_nobody(tmp_path, monkeypatch):
