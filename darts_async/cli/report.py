@@ -29,5 +29,6 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
 
     began_s = time.monotonic()
     path = write_report([find_folder(run) for run in runs], Path(out).absolute() if out else None)
-    size = path.stat().st_size / 1e6
-    click.echo(f"{path} ({size:.1f} MB, {time.monotonic() - began_s:.1f} s)")
+    num_bytes = path.stat().st_size
+    size = f"{num_bytes / 1e6:.1f} MB" if num_bytes > 1e6 else f"{num_bytes / 1e3:.0f} kB"
+    click.echo(f"{path} ({size}, {time.monotonic() - began_s:.1f} s)")

@@ -50,13 +50,9 @@ def _outcome(run: RunData) -> list[Fact]:
         case "running":
             return [Fact("note", f"{name} goes on: this is how it stood after {run.num_steps:,} steps.")]
         case "failed":
-            reason = f": {summary.reason}" if summary and summary.reason else ""
-            return [
-                Fact(
-                    "bad",
-                    f"{name} failed after {run.num_steps:,} steps{reason}. Its logs are in {run.folder.name}/logs.",
-                )
-            ]
+            why = summary.reason if summary and summary.reason else "it did not say why"
+            logs = "" if "logs" in why else f"; its logs are in {run.folder.name}/logs"
+            return [Fact("bad", f"{name} failed after {run.num_steps:,} steps: {why}{logs}.")]
         case "interrupted":
             how = f"darts-async up --resume {run.folder.name}"
             return [Fact("note", f"{name} was interrupted after {run.num_steps:,} steps; {how} goes on with it.")]

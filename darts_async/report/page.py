@@ -68,7 +68,7 @@ def render(data: ReportData, *, now: float | None = None) -> str:
         dark=_css(DARK),
         style=(_ASSETS / "page.css").read_text("utf-8"),
         script=(_ASSETS / "page.js").read_text("utf-8"),
-        plotly=plotly_js(),
+        plotly=plotly_js() if charts else "",
         drawn=json_in_html(drawn),
     )
 
