@@ -2,7 +2,7 @@
 
 W&B works through a process of its own, `wandb-core`. Invariant: when `close` returns, that process is over; where
 `close` never returns, `kill_services` ends it. A run that goes on keeps its id, which is kept in the run folder: online
-it is the same run; offline it is a further `offline-run-...` folder of that id, and `wandb sync` of them all joins them.
+it is the same run; offline it is a further `offline-run-...` folder of that id, and `wandb sync` of all joins them.
 """
 
 from __future__ import annotations
