@@ -13,12 +13,10 @@ from darts_async.launcher.reward_checks import check_rewards
 from darts_async.tasks import load_task
 
 SOURCE = """
-import random
+import random, time
 def fine(prompt, response): return float(prompt.answer in response)
 async def boom(prompt, response): return 1 / 0
-def hang(prompt, response):
-    while True:
-        pass
+def hang(prompt, response): time.sleep(3600)
 class Moody:
     def train_prompts(self):
         return [(f"a{random.random()}", "1") for _ in range(4)]
