@@ -54,7 +54,7 @@ def _head(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Text]:
     state = Text(snapshot.state, style=_STATE_STYLES.get(snapshot.state, "yellow"))
     about = glyphs.clean(snapshot.about)
     name = glyphs.clean(snapshot.run)
-    title = Text("darts-async  ", style="dim") if width >= _TWO_COLUMNS else Text()
+    title = Text.assemble(("darts-async  ", "dim")) if width >= _TWO_COLUMNS else Text()
     if about and title.cell_len + cell_len(name) + cell_len(about) + state.cell_len + 7 <= width:
         state = Text.assemble((f"{about}  ", "dim"), state)
     name = glyphs.cut(name, max(width - title.cell_len - state.cell_len - 2, 4))
