@@ -66,5 +66,13 @@ def test_lists_patterns_and_configs_that_extend_it(config: Path, tmp_path: Path)
     ]
 
 
+def test_words_are_no_paths(config: Path) -> None:
+    (config.parent / "quickstart").mkdir()
+    (config.parent / "model").mkdir()
+    for given, found in (("quickstart", "quickstart"), ("model", str(config.parent / "model"))):
+        config.write_text(f'[model]\npath = "{given}"\n')
+        assert load_config(str(config)).model.path == found
+
+
 def test_an_override_is_from_the_working_directory(config: Path) -> None:
     assert load_config(str(config), [("task.params.path", "data.jsonl")]).task.params["path"] == "data.jsonl"
