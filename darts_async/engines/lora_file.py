@@ -147,7 +147,7 @@ def targeted(base: Shapes, targets: str | Sequence[str]) -> dict[str, tuple[int,
     """Return the matrices that `learner.lora_targets` means, as far as the shapes of the base model's folder tell: all
     but embedding and output layer for `all-linear`, else those of the modules that are named."""
     names = [targets] if isinstance(targets, str) else targets
-    chosen = {}
+    chosen: dict[str, tuple[int, ...]] = {}
     for name, shape in base.items():
         module = name.removesuffix(".weight")
         if len(shape) != 2 or module == name:

@@ -10,7 +10,7 @@ import pytest
 from darts_async.config import Config, load_config
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.errors import ConfigError
-from darts_async.launcher import preflight
+from darts_async.launcher import model_checks, preflight
 
 
 def _config(tmp_path: Path, *overrides: tuple[str, str]) -> Config:
@@ -183,7 +183,7 @@ def test_a_folder_without_chat_template_and_what_to_do(tmp_path: Path):
 def test_an_adapter_is_told_of_and_takes_little_shared_memory(tmp_path: Path):
     config = _config(tmp_path, ("learner.lora_rank", "4"), ("learner.lora_targets", '["q_proj"]'))
     plan = preflight.check(config, None)
-    assert preflight.published_bytes(config, plan.weight_bytes) == 3 * 4 * 4 * (96 + 96)  # layers, bytes, rank
+    assert model_checks.published_bytes(config, plan.weight_bytes) == 3 * 4 * 4 * (96 + 96)  # layers, bytes, rank
     assert "an adapter of rank 4 is trained, 0.01 MB an update" in preflight.describe(plan)["policy"]
 
 
