@@ -89,7 +89,7 @@ async def run(links: AllocatorLinks, config: Config, prompts: PromptSet | None =
         notes.append(f"{prompts.num_skipped} prompts skipped: longer than model.max_prompt_tokens")
     for text in notes:
         _log.warning("%s", text)
-        await links.supervisor.send(Warn(role="allocator", rank=links.rank, text=text))
+        await links.supervisor.send(Warn(role="allocator", rank=links.rank, text=text[:4096]))
     await run_until(
         links.supervisor.stopping,
         allocator.ask(),

@@ -147,6 +147,8 @@ class _SelectorActor:
         self._scores: Outbox[ScoreWanted] = Outbox(limit)
         self._groups: Outbox[TrainGroup | StateTaken | ChunksDropped] = Outbox(_most_admitted(config))
         self._steps: list[StepMetrics] = []
+        self._told: set[str] = set()
+        """Kinds of failed scores that the user was told of."""
         self._trace = current()
         self._streams = OpenStreams(["learner-0", *(f"generator-{rank}" for rank in range(config.generator.replicas))])
         self._generators: set[str] = set()
@@ -336,9 +338,18 @@ class _SelectorActor:
             except RewardFailed as failed:
                 _log.warning("candidate %d was not scored: %s", wanted.candidate_id, failed)
                 self._selector.on_reward_failed(wanted.candidate_id, failed.kind)
+                await self._tell_once(failed)
             else:
                 self._selector.on_reward(wanted.candidate_id, scored.reward, scored.components)
             await self._after_message()
+
+    async def _tell_once(self, failed: RewardFailed) -> None:
+        """Show the user the first failure of each kind; the metrics count them, the log has them all."""
+        if failed.kind in self._told or failed.kind == "closed":
+            return
+        self._told.add(failed.kind)
+        text = f"a response could not be scored: {failed}; its candidate failed. Further ones are in the selector's log"
+        await self._links.supervisor.send(Warn(role="selector", rank=self._links.rank, text=text[:4096]))
 
     # --- messages out ---------------------------------------------------------------------------------------------
 

@@ -30,6 +30,9 @@ from darts_async.launcher.up import carry_out
 
 __all__ = ["arun", "run"]
 
+_WAKE_S: Final = 1.0
+"""A notebook's loop that is asleep does not see that its cell was interrupted (ipykernel 7.4) before something else
+wakes it."""
 _Thread = LoopThread[Plan | Result, Result | RunInterrupted]
 
 
@@ -80,7 +83,7 @@ async def arun(
     cancelled: asyncio.CancelledError | None = None
     while not outcome.done():
         try:
-            await asyncio.wait({outcome})
+            await asyncio.wait({outcome}, timeout=_WAKE_S)
         except asyncio.CancelledError as error:
             thread.interrupt()
             cancelled = error
@@ -96,7 +99,7 @@ def _thread(
     console = Console(force_jupyter=False) if progress else None  # plain lines in a notebook, too
     if resume is None:
         config, stem = read_given(given, overrides, settings)
-        prepare = partial(_plan, config, stem)
+        prepare: Callable[[], Plan | Result] = partial(_plan, config, stem)
     elif given is not None:
         raise ConfigError("resume", str(resume), "takes the config of the run", "Leave the other config out.")
     else:

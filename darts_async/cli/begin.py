@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="Write a config and a task of your own to begin with.")
 @click.argument("folder", default=".", type=click.Path(file_okay=False), metavar="[FOLDER]")
 def init(folder: str) -> None:
     """Write a starter: a config, and a task with prompts and a reward of its own. Both run as they are.
 
-    FOLDER is made when missing; files that are there stay as they are, and nothing is written then.
+    FOLDER is made when missing. Nothing is overwritten: where one of its files is there already, none is written.
 
     \b
         darts-async init my-run
@@ -25,7 +25,7 @@ def init(folder: str) -> None:
         click.echo(line)
 
 
-@click.command()
+@click.command(short_help="Complete verbs, config keys and values in a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what makes a shell complete verbs, options, config keys, their values and built-in configs.

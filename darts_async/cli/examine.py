@@ -9,7 +9,7 @@ import click
 from darts_async.cli.arguments import ConfigVerb, config_arguments, parse_arguments
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Check a config before a run, with remedies.")
 @click.option("--no-engine", is_flag=True, help="Skip what needs vLLM: seconds in the place of a minute.")
 @config_arguments
 def doctor(arguments: tuple[str, ...], no_engine: bool) -> None:
@@ -30,7 +30,7 @@ def doctor(arguments: tuple[str, ...], no_engine: bool) -> None:
     sys.exit(examine(load_config(source, overrides), source, engine=not no_engine))
 
 
-@click.command("eval", cls=ConfigVerb)
+@click.command("eval", cls=ConfigVerb, short_help="Measure a checkpoint on held-out prompts.")
 @click.option("--config", "source", default=None, metavar="CONFIG", help="Default: of the checkpoint's run, if it has.")
 @click.option("--prompts", type=click.IntRange(1), default=None, help="Held-out prompts. Default: eval.prompts.")
 @click.option("--samples", type=click.IntRange(1), default=None, help="Samples per prompt. Default: eval.samples.")
@@ -69,7 +69,7 @@ def evaluate(
     sys.exit(measure(eval_config(checkpoint, source, overrides), output_file(out), greedy=greedy))
 
 
-@click.command()
+@click.command(short_help="Audit a run's ledger: every candidate and token.")
 @click.option("--check", is_flag=True, help="Verify the books; exit status 1 names every violation (the first 20).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))

@@ -12,7 +12,7 @@ _RACE_POINTS = 10
 """So many times is the policy scored along a cell of a race."""
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Compare presets and settings side by side.")
 @click.option("--live", is_flag=True, help="On the real engine: every cell is a short training run.")
 @click.option("--twin", default="", metavar="PROFILE", help="On virtual time, as a profile says (name or .toml file).")
 @click.option("--presets", default="", help="Comma-separated configs to compare. Default: the published table's.")
@@ -91,7 +91,7 @@ def bench(
     sys.exit(run_table(cells, folder, form, cell_timeout_s=cell_timeout, readme=readme, twin=twin))
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Find depths and bounds on a twin, without a GPU.")
 @click.option("--twin", default="cpu_quickstart", show_default=True, metavar="PROFILE", help="Name or .toml file.")
 @click.option("--knobs", default="", metavar="NAME,...", help="What to vary. Default: in_flight,ready,budget,eta,rule.")
 @click.option("--trials", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Settings to try.")
@@ -159,7 +159,7 @@ def tune(
     sys.exit(search(source, own, plan, Path(out).absolute(), validate=validate))
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Train under faults, and check that nothing is lost.")
 @click.option("--kill", default="", metavar="ROLE,...", help="Roles whose processes are killed (SIGKILL).")
 @click.option("--stop", default="", metavar="ROLE,...", help="Roles that stand still for a while (SIGSTOP).")
 @click.option("--delay", default="", metavar="ROLE,...", help="Roles that are held up many times a second.")

@@ -7,7 +7,7 @@ import sys
 import click
 
 
-@click.command()
+@click.command(short_help="How a live run is, and who waits for whom.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 def status(run: str, as_json: bool) -> None:
@@ -27,7 +27,7 @@ def status(run: str, as_json: bool) -> None:
     sys.exit(show(Path(run).absolute(), Console(), as_json=as_json))
 
 
-@click.command()
+@click.command(short_help="The live picture of a run, in another terminal.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 def top(run: str) -> None:
     """Watch a run from another terminal, in the picture that `up` shows. It is only read: q or Ctrl-C leaves.
@@ -47,7 +47,7 @@ def top(run: str) -> None:
     sys.exit(watch(Path(run).absolute(), Console()))
 
 
-@click.command("set")
+@click.command("set", short_help="Change settings of a live run.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @click.argument("assignments", nargs=-1, required=True, metavar="SECTION.KEY=VALUE ...")
 def set_live(run: str, assignments: tuple[str, ...]) -> None:
@@ -72,7 +72,7 @@ def set_live(run: str, assignments: tuple[str, ...]) -> None:
     sys.exit(change(Path(run).absolute(), assignments, Console()))
 
 
-@click.command()
+@click.command(short_help="Add a generator to a live run.")
 @click.option("--role", type=click.Choice(["generator"]), default="generator", show_default=True, help="What joins.")
 @click.option("--keys", default="keys", show_default=True, metavar="FOLDER", help="Copy of the run's keys/join.")
 @click.option("--model", default="", metavar="FOLDER", help="The policy on this host. Default: as in the run's config.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _EXIT = {"done": 0, "failed": 1, "interrupted": 130}
 
 
-@click.command(cls=ConfigVerb)
+@click.command(cls=ConfigVerb, short_help="Start a run, or go on with one.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the resolved config, start nothing.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was killed, interrupted or failed, in its folder.")
 @config_arguments
@@ -28,6 +28,7 @@ def up(arguments: tuple[str, ...], dry_run: bool, resume: str | None) -> None:
     \b
         darts-async up --run.steps 10 --group.keep_longest 0
         darts-async up my.toml --learner.lr 1e-6 --queues.in_flight_groups 32
+        darts-async up --task.name my_task.py:MyTask
 
     With --resume a run goes on where it was: every step, prompt and group that was trained stays so, what was under
     way is sampled again. It keeps its config; limits, queue depths and [launch] may be set to something else.

@@ -14,6 +14,8 @@ from typing import Any, Final
 __all__ = ["find_beside"]
 
 _FILES: Final = (("model", "path"), ("model", "chat_template"), ("learner", "reference"))
+_WORDS: Final = frozenset({"quickstart", "plain"})
+"""Values of these keys that are no paths."""
 _DATA: Final = ("path", "held_out")
 """Of `task.params`."""
 _FUNCTIONS: Final = (("task", "name"), ("learner", "loss"), ("learner", "advantage"))
@@ -23,6 +25,8 @@ def find_beside(document: dict[str, Any], folder: Path) -> None:
     """Change the paths of a config that was read in `folder`, in place. Never raises: what is wrong is told later."""
 
     def file(value: str) -> str:
+        if value in _WORDS:
+            return value
         return value if _is_there(Path(value)) or not _is_there(folder / value) else str((folder / value).absolute())
 
     def function(value: str) -> str:

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import peft
 import torch
@@ -64,7 +64,7 @@ def add_adapter(model: Any, config: Config, folder: Path) -> None:
 def _describe(config: Config, folder: Path, modules: list[str]) -> peft.LoraConfig:
     return peft.LoraConfig(
         r=config.learner.lora_rank,
-        lora_alpha=alpha_of(config.learner),
+        lora_alpha=cast("int", alpha_of(config.learner)),  # any number will do
         target_modules=modules,
         lora_dropout=0.0,  # log-probs are those of the engine, which has none
         bias="none",
@@ -121,8 +121,8 @@ def _layers(model: Any) -> dict[str, LoraLayer]:
 def _parts(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for module, layer in _layers(model).items():
         name_a, name_b = part_names(module)
-        yield name_a, layer.lora_A[_NAME].weight
-        yield name_b, layer.lora_B[_NAME].weight
+        yield name_a, cast("torch.Tensor", layer.lora_A[_NAME].weight)
+        yield name_b, cast("torch.Tensor", layer.lora_B[_NAME].weight)
 
 
 def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -133,7 +133,8 @@ def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
 def read_adapter(path: Path, folder: Path, mark: str) -> dict[str, torch.Tensor]:
     """Read an adapter of this base model. Raises `ProtocolError` when it is damaged, or of another model."""
     check_adapter(path, model_shapes(folder), mark)
-    return load_file(path)
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    return tensors
 
 
 def check_fit(model: Any, tensors: dict[str, torch.Tensor]) -> None:

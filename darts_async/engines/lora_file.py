@@ -19,7 +19,7 @@ from darts_async.engines.weights_file import read_header, weight_files
 from darts_async.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from darts_async.config import Config
     from darts_async.config.schema import LearnerSection
@@ -38,6 +38,7 @@ __all__ = [
     "part_names",
     "read_scale",
     "scale_of",
+    "targeted",
 ]
 
 FOLDER: Final = "adapter"
@@ -142,19 +143,26 @@ def base_mark(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def adapter_bytes(base: Shapes, config: Config) -> int:
-    """Return about how many bytes an adapter has, by the shapes of the base model's folder. Every matrix but embedding
-    and output layer counts for `all-linear`; else those of the modules that are named."""
-    targets, width = config.learner.lora_targets, 4 if config.model.dtype == "float32" else 2
+def targeted(base: Shapes, targets: str | Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the matrices that `learner.lora_targets` means, as far as the shapes of the base model's folder tell: all
+    but embedding and output layer for `all-linear`, else those of the modules that are named."""
     names = [targets] if isinstance(targets, str) else targets
-    total = 0
+    chosen: dict[str, tuple[int, ...]] = {}
     for name, shape in base.items():
         module = name.removesuffix(".weight")
         if len(shape) != 2 or module == name:
             continue
-        if names == ["all-linear"]:
+        if targets == "all-linear":
             wanted = "embed" not in module and module != "lm_head"
         else:
             wanted = any(module == target or module.endswith(f".{target}") for target in names)
-        total += width * config.learner.lora_rank * sum(shape) * wanted
-    return total
+        if wanted:
+            chosen[name] = shape
+    return chosen
+
+
+def adapter_bytes(base: Shapes, config: Config) -> int:
+    """Return about how many bytes an adapter has, by the shapes of the base model's folder."""
+    width = 4 if config.model.dtype == "float32" else 2
+    shapes = targeted(base, config.learner.lora_targets).values()
+    return width * config.learner.lora_rank * sum(sum(shape) for shape in shapes)

@@ -105,5 +105,5 @@ def write_merged(folder: Path, base: Path, adapter: Adapter, dtype: torch.dtype)
 
 def _file_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with safe_open(path, framework="pt", device="cpu") as file:
-        for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - not a mapping
-            yield name, file.get_tensor(name)  # type: ignore[no-untyped-call]
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            yield name, file.get_tensor(name)

@@ -23,7 +23,8 @@ from darts_async.launcher import shared_weights
 from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
 from darts_async.launcher.job_view import JobView, check_table
 from darts_async.launcher.machine_checks import machine_checks
-from darts_async.launcher.preflight import check_engine_args, check_model, with_name
+from darts_async.launcher.model_checks import check_model
+from darts_async.launcher.preflight import check_engine_args, with_name
 from darts_async.launcher.token_checks import token_checks
 from darts_async.runtime.job_events import Check, Progressed, Stage, decode
 from darts_async.runtime.job_plans import DoctorPlan

@@ -25,7 +25,8 @@ from darts_async.config.paths import model_folder
 from darts_async.errors import ConfigError
 from darts_async.launcher.job_process import Deadline, Interrupts, JobProcess
 from darts_async.launcher.job_view import JobView
-from darts_async.launcher.preflight import check_engine, check_engine_args, check_model, check_positions
+from darts_async.launcher.model_checks import check_model, check_positions
+from darts_async.launcher.preflight import check_engine, check_engine_args
 from darts_async.runtime.job_events import Failure, HeldOutScores, Progressed, Stage, decode
 from darts_async.runtime.job_plans import EvalPlan
 from darts_async.tasks.prompt_set import load_prompts

@@ -34,7 +34,8 @@ from darts_async.config.rules import JOIN_PORT, parse_bind
 from darts_async.errors import ConfigError, LinkBroken, ProtocolError, RunFailed
 from darts_async.launcher import process_group, shared_weights
 from darts_async.launcher.gpus import check_gpus, visible_gpus
-from darts_async.launcher.preflight import check_engine_args, check_model
+from darts_async.launcher.model_checks import check_model
+from darts_async.launcher.preflight import check_engine_args
 from darts_async.launcher.roles import environment
 from darts_async.messages import SCHEMA_VERSION
 from darts_async.owned_files import read_private, write_private

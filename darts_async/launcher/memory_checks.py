@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from darts_async.config.paths import model_folder
-from darts_async.launcher.preflight import published_bytes
+from darts_async.launcher.model_checks import published_bytes
 from darts_async.runtime.job_events import Check
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -14,19 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darts_async.config import Config, to_toml
-from darts_async.config.frozen import needs_reference
 from darts_async.config.import_path import find_module, is_import_path
 from darts_async.config.metrics_rules import parse_prometheus
-from darts_async.config.paths import RunPaths, model_folder
+from darts_async.config.paths import RunPaths
 from darts_async.config.rules import NUM_TCP_PORTS, encrypts, parse_bind
-from darts_async.engines.lora_file import adapter_bytes
-from darts_async.engines.restart_points import FOLDER as STATE_FOLDER
-from darts_async.engines.restart_points import HEADER as STATE_HEADER
 from darts_async.engines.sim_response import SimParams
-from darts_async.engines.weights_file import model_shapes, num_weights
-from darts_async.errors import ConfigError, ProtocolError
+from darts_async.errors import ConfigError
 from darts_async.launcher import shared_weights
 from darts_async.launcher.gpus import check_gpus, visible_gpus
+from darts_async.launcher.model_checks import (
+    check_adapter_targets,
+    check_init_optimiser,
+    check_model,
+    check_positions,
+    check_reference,
+    policy_text,
+    published_bytes,
+)
 from darts_async.tasks import load_task
 from darts_async.tasks.prompt_set import PromptSet, load_prompts
 from darts_async.transport.curve import curve_is_available
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from darts_async.launcher.run_lock import RunLock
     from darts_async.runtime.run_history import RunHistory
 
-_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 _MIN_FREE_BYTES = 64 << 20
 """Logs, ledger and metrics of a short run; checkpoints are counted on top."""
 
@@ -76,6 +78,7 @@ def check_machine(config: Config) -> Plan:
     check_gpus(config, visible_gpus())
     check_own_functions(config)
     check_reference(config)
+    check_adapter_targets(config)
     check_init_optimiser(config)
     check_metrics_out(config)
     task = load_task(config.task.name, config.task.params)
@@ -150,61 +153,6 @@ def check_run_folder(config: Config, paths: RunPaths) -> None:
         )
 
 
-def check_model(config: Config) -> int:
-    """The model folder is complete. Return the size of the weights in `model.dtype`, in bytes. Raises `ConfigError`."""
-    folder = model_folder(config)
-    if not folder.is_dir():
-        raise ConfigError(
-            "model.path", config.model.path, "no such folder", "Give a folder in Hugging Face format, or `quickstart`."
-        )
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            "model.path",
-            config.model.path,
-            "the folder holds an adapter, not a model",
-            "Give the checkpoint's folder around it, which holds the merged model; an adapter of another tool has to "
-            "be merged first (peft: `merge_and_unload`, then `save_pretrained`).",
-        )
-    absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    rule, num = "", 0
-    try:
-        num = num_weights(folder)
-    except ProtocolError as error:
-        if any(folder.glob("*.safetensors")):
-            rule = str(error)
-        else:
-            absent.append("*.safetensors")
-    if absent or rule:
-        raise ConfigError(
-            "model.path",
-            config.model.path,
-            rule or f"the folder lacks {', '.join(absent)}",
-            "Save the model and its tokenizer with `save_pretrained` (safetensors format).",
-        )
-    return num * _WEIGHT_BYTES[config.model.dtype]
-
-
-def check_positions(config: Config) -> None:
-    """The model has positions for the longest prompt with the longest response. Raises `ConfigError`."""
-    folder = model_folder(config)
-    try:
-        settings = json.loads((folder / "config.json").read_text("utf-8"))
-        # Models with several parts keep their language model's settings there.
-        text = settings.get("text_config") or {}
-        limit = settings.get("max_position_embeddings", text.get("max_position_embeddings"))
-    except (OSError, ValueError, AttributeError) as error:
-        rule = f"config.json cannot be read ({error})"
-        raise ConfigError("model.path", config.model.path, rule, "Mend the file.") from None
-    total = config.model.max_prompt_tokens + config.model.max_response_tokens
-    if isinstance(limit, int) and total > limit:
-        raise ConfigError(
-            "model.max_response_tokens",
-            config.model.max_response_tokens,
-            f"prompt and response together ({total} tokens) exceed the model's {limit} positions",
-            f"Set it to at most {limit - config.model.max_prompt_tokens}.",
-        )
-
-
 def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
     """Checkpoints fit on the disk, published weights into shared memory. Raises `ConfigError`."""
     existing = next(parent for parent in (paths.root, *paths.root.parents) if parent.exists())
@@ -223,13 +171,6 @@ def check_space(config: Config, paths: RunPaths, weight_bytes: int) -> None:
                 f"{folder} has {free >> 20} MiB free, the run needs at least {(needed >> 20) + 1} MiB there",
                 "Free some space, or choose another folder with --run.dir.",
             )
-
-
-def published_bytes(config: Config, weight_bytes: int) -> int:
-    """Size of one published version: of the weights, or about that of their adapter."""
-    if not config.learner.lora_rank:
-        return weight_bytes
-    return adapter_bytes(model_shapes(model_folder(config)), config)
 
 
 def check_ports(config: Config) -> None:
@@ -313,43 +254,6 @@ def check_metrics_out(config: Config) -> None:
         check_address(address)
 
 
-def check_reference(config: Config) -> None:
-    """The reference policy, where there is one of its own, has the policy's vocabulary. Raises `ConfigError`."""
-    given = config.learner.reference
-    if not given or not needs_reference(config):
-        return
-    folder = Path(given)
-    sizes = []
-    for path in (folder / "config.json", model_folder(config) / "config.json"):
-        try:
-            sizes.append(json.loads(path.read_text("utf-8")).get("vocab_size"))
-        except (OSError, ValueError, AttributeError) as error:
-            rule = f"{path} cannot be read ({error})"
-            raise ConfigError("learner.reference", given, rule, "Give a folder in Hugging Face format.") from None
-    if not any(folder.glob("*.safetensors")):
-        fix = "Save the model with `save_pretrained` (safetensors format)."
-        raise ConfigError("learner.reference", given, "the folder lacks *.safetensors", fix)
-    if sizes[0] != sizes[1]:
-        raise ConfigError(
-            "learner.reference",
-            given,
-            f"has {sizes[0]} tokens in its vocabulary, the policy has {sizes[1]}",
-            "Choose a reference policy with the policy's tokenizer.",
-        )
-
-
-def check_init_optimiser(config: Config) -> None:
-    """The optimiser's state that training begins with is there. Raises `ConfigError`."""
-    folder = model_folder(config)
-    if config.learner.init_optimiser and not (folder / STATE_FOLDER / STATE_HEADER).is_file():
-        raise ConfigError(
-            "learner.init_optimiser",
-            True,
-            f"{folder} has no {STATE_FOLDER}/{STATE_HEADER}: it is no checkpoint, or was written without one",
-            "Set it to false, or model.path to a checkpoint of a run with checkpoint.optimiser.",
-        )
-
-
 def describe(plan: Plan) -> dict[str, Any]:
     """What `--dry-run` shows beside the resolved config."""
     config, prompts = plan.config, plan.prompts
@@ -357,7 +261,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     budget = config.allocation.budget or 0.0
     return {
         "run folder": str(plan.paths.root),
-        "policy": _policy(plan),
+        "policy": policy_text(config, plan.weight_bytes),
         "prompts": f"{len(prompts.train)} to train on, {len(prompts.held_out)} held out, "
         f"{prompts.num_skipped} too long",
         "work": f"{config.run.steps} steps x {config.group.groups_per_step} groups = {groups} groups, "
@@ -366,12 +270,3 @@ def describe(plan: Plan) -> dict[str, Any]:
         "pipeline": f"{config.pipeline.mode}, staleness at most {config.pipeline.max_staleness}",
         "processes": f"{config.generator.replicas} generator, 1 selector, 1 allocator, 1 learner",
     }
-
-
-def _policy(plan: Plan) -> str:
-    config = plan.config
-    text = f"{model_folder(config)} ({plan.weight_bytes / 1e6:.1f} MB of weights in {config.model.dtype}"
-    if config.learner.lora_rank:
-        size = published_bytes(config, plan.weight_bytes)
-        text += f"; an adapter of rank {config.learner.lora_rank} is trained, {size / 1e6:.2f} MB an update"
-    return f"{text})"

@@ -29,7 +29,7 @@ from darts_async.launcher.shared_weights import started
 from darts_async.launcher.view.ended import of_folder, print_picture
 from darts_async.launcher.view.glyphs import Glyphs, glyphs_for
 from darts_async.launcher.view.painter import Painter
-from darts_async.launcher.view.screen import has_screen
+from darts_async.launcher.view.screen import has_screen, is_ours
 from darts_async.launcher.view.snapshot import Snapshot, of_answer
 from darts_async.launcher.view.tail import MetricsTail
 from darts_async.runtime.outside_link import AskStatus, OutsideLink, Place, StatusAnswer, find_place
@@ -108,9 +108,10 @@ async def _top(run: _Run, console: Console, glyphs: Glyphs) -> int:
     try:
         found = await run.look()
         if isinstance(found, StatusAnswer) and has_screen(console):
-            found = await _follow(run, found, console, glyphs)
-            if found is None:
+            end = await _follow(run, found, console, glyphs)
+            if end is None:
                 return 0
+            found = end
     finally:
         await run.close()
     match found:
@@ -188,7 +189,7 @@ def _leaving() -> Iterator[asyncio.Event]:
 
 def _read_keys(keys: int, leave: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
     with contextlib.suppress(OSError):
-        if os.tcgetpgrp(keys) != os.getpgrp():  # whoever reads in the background is stopped by the kernel
+        if not is_ours(keys):  # whoever reads in the background is stopped by the kernel
             loop.remove_reader(keys)
             loop.call_later(_EVERY_S, loop.add_reader, keys, _read_keys, keys, leave, loop)
             return

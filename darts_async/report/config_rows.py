@@ -56,7 +56,8 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_rows(configs: Sequence[Mapping[str, Any] | None]) -> list[ConfigRow]:
-    """One row a key; None: a run whose config cannot be read."""
+    """One row a key; None: a run whose config cannot be read. A resolved config has every key of the version that wrote
+    it: one that it lacks is newer than that, and no difference."""
     known = [config for config in configs if config is not None]
     if not known:
         return []
@@ -65,7 +66,7 @@ def config_rows(configs: Sequence[Mapping[str, Any] | None]) -> list[ConfigRow]:
     rows = []
     for key in keys:
         default = defaults.get(key)
-        own = [config.get(key) for config in known]
+        own = [config.get(key, default) for config in known]
         if default == {} and any(other.startswith(f"{key}.") for other in keys):
             continue  # a table that is empty by default, and has entries here
         rows.append(

@@ -19,7 +19,8 @@ from darts_async.report.data import HeldOut, ReportData, RunData, RunState
 from darts_async.report.ledger_story import LedgerReading, LedgerStory
 from darts_async.report.step_lines import StepSeries, read_steps
 from darts_async.report.summary import Score, Summary, read_summary
-from darts_async.report.timeline import choose_stretch, from_metrics, read_trace
+from darts_async.report.timeline import choose_stretch, from_metrics
+from darts_async.report.trace_stretch import read_trace
 from darts_async.runtime.ledger_reader import LedgerReader
 from darts_async.runtime.run_starts import read_starts
 
@@ -87,7 +88,7 @@ def _read(read: Callable[[Path], T], path: Path, what: str, missing: list[str] |
     except FileNotFoundError:
         if missing is not None:
             missing.append(f"There is no {path.name}: the run ended, or was stopped, before it wrote its {what}.")
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         if missing is not None:
             missing.append(f"{path.name} cannot be read: {error}.")
     return None

@@ -22,7 +22,8 @@ from darts_async import __version__
 from darts_async.errors import ConfigError
 from darts_async.report.charts import SECTIONS, Chart, NoChart
 from darts_async.report.data import ReportData
-from darts_async.report.headline import facts, headline
+from darts_async.report.facts import facts
+from darts_async.report.headline import headline
 from darts_async.report.palette import DARK, LIGHT
 
 __all__ = ["json_in_html", "render"]
@@ -67,7 +68,7 @@ def render(data: ReportData, *, now: float | None = None) -> str:
         dark=_css(DARK),
         style=(_ASSETS / "page.css").read_text("utf-8"),
         script=(_ASSETS / "page.js").read_text("utf-8"),
-        plotly=plotly_js(),
+        plotly=plotly_js() if charts else "",
         drawn=json_in_html(drawn),
     )
 

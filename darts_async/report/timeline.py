@@ -1,33 +1,21 @@
-"""Who did what when, in a stretch of the run short enough to be seen: from `trace.json`, else guessed from the metrics.
-
-The trace is read once, event by event, and only the stretch's spans are kept, at most `MAX_SPANS`; a trace that is not
-written one event a line is read whole if it is small, and refused if it is not.
-"""
+"""Who did what when, in a stretch of the run short enough to be seen, and the stretch itself as far as the metrics
+tell it (`trace_stretch` has it from the trace)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 
+from darts_async.report.group_ages import AgePoint
 from darts_async.report.step_lines import StepSeries
 
-__all__ = ["Span", "Timeline", "choose_stretch", "from_metrics", "overlap", "read_trace", "role_order"]
+__all__ = ["Span", "Timeline", "choose_stretch", "from_metrics", "overlap", "role_order"]
 
-MAX_SPANS: Final = 4000
 STEPS_SHOWN: Final = 8
 """Learner steps in a stretch."""
-_COARSE: Final = frozenset({"state", "compute", "group"})
-"""Categories that lie around the others."""
-MAX_WHOLE_BYTES: Final = 32 << 20
-MAX_LINE_BYTES: Final = 1 << 20
-MAX_ROLES: Final = 64
-_MICRO: Final = 1e6
 
 
 class Span(NamedTuple):
@@ -50,71 +38,31 @@ class Timeline:
     spans: list[Span] = field(default_factory=list)
     """By start."""
     num_left_out: int = 0
-    """Spans of the stretch beyond `MAX_SPANS`."""
+    """Spans that were too many, anywhere in the stretch."""
     roles: list[str] = field(default_factory=list)
+    ages: list[AgePoint] = field(default_factory=list)
+    """Of the whole run, not of the stretch alone; from a trace."""
     problem: str = ""
     """Why the trace was not used."""
 
 
-class _Event(msgspec.Struct):
-    """Chrome's trace event, as far as it matters here."""
-
-    ph: str = ""
-    name: str = ""
-    cat: str = ""
-    ts: float = 0.0
-    dur: float = 0.0
-    pid: int | str = 0
-    args: dict[str, Any] = {}
-
-
-class _Whole(msgspec.Struct):
-    traceEvents: list[_Event] = []  # noqa: N815 - Chrome's name
-
-
-_decode: Final = msgspec.json.Decoder(_Event).decode
-
-
 def choose_stretch(series: StepSeries, steps: int = STEPS_SHOWN) -> tuple[float, float] | None:
-    """Seconds from and to: so many steps in the middle of the run, where it has settled. None without a step."""
+    """Seconds from and to: so many steps of the run's middle half, of about the usual length: not those with a pause
+    in them (the run was cut off and taken up again, a role was lost). None without a step."""
     if not series.num_steps:
         return None
-    ends = np.concatenate(([0.0], series.wall_s))
-    points = max(1, round(steps / series.steps_per_point))
-    middle = len(series.wall_s) // 2
-    first = max(0, min(middle - points // 2, len(series.wall_s) - points))
-    start, stop = float(ends[first]), float(ends[min(first + points, len(series.wall_s))])
+    ends = np.concatenate(([min(series.began_s, series.wall_s[0])], series.wall_s))
+    points = min(max(1, round(steps / series.steps_per_point)), len(series.wall_s))
+    middle = (len(series.wall_s) - points) // 2
+    half = len(series.wall_s) // 4
+    firsts = range(max(0, middle - half), min(middle + half, len(series.wall_s) - points) + 1)
+    seconds = {first: round(float(ends[first + points] - ends[first]), 6) for first in firsts}
+    typical = points * float(np.median(np.diff(ends)))
+    first = min(firsts, key=lambda one: (abs(seconds[one] - typical), abs(one - middle)))
+    start, stop = float(ends[first]), float(ends[first + points])
     if series.steps_per_point > steps:
         stop = start + (stop - start) * steps / series.steps_per_point
     return (start, stop) if stop > start else None
-
-
-def read_trace(path: Path, stretch: tuple[float, float] | None) -> Timeline:
-    """Read a trace's stretch; None: its first half minute. Raises `OSError`."""
-    start_s, stop_s = stretch or (0.0, 30.0)
-    timeline = Timeline("trace", start_s, stop_s)
-    names: dict[int | str, str] = {}
-    found: list[tuple[int | str, _Event]] = []
-    try:
-        for event in _events(path):
-            if event.ph == "M" and event.name == "process_name" and len(names) < MAX_ROLES:
-                names[event.pid] = str(event.args.get("name", ""))[:100]
-            elif event.ph in {"X", "i", "I"} and _is_within(event, start_s, stop_s):
-                if event.cat in _COARSE:
-                    continue
-                if len(found) < MAX_SPANS:
-                    found.append((event.pid, event))
-                else:
-                    timeline.num_left_out += 1
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-        timeline.problem = f"trace.json cannot be read: {error}"
-        if not found:
-            return Timeline(problem=timeline.problem)
-    timeline.spans = _tidied(_span(names.get(pid) or f"process {pid}", event) for pid, event in found)
-    timeline.roles = sorted({span.role for span in timeline.spans}, key=role_order)
-    if not timeline.spans:
-        return Timeline(problem=timeline.problem or "trace.json has no span in the stretch that is shown")
-    return timeline
 
 
 def from_metrics(series: StepSeries, stretch: tuple[float, float] | None) -> Timeline:
@@ -180,59 +128,3 @@ def _union(timeline: Timeline, categories: set[str]) -> list[tuple[float, float]
         else:
             found.append((start, stop))
     return found
-
-
-def _span(role: str, event: _Event) -> Span:
-    category = event.cat.split(",")[0][:40] or event.name[:40]
-    return Span(role, category, event.ts / _MICRO, (event.dur if event.ph == "X" else 0.0) / _MICRO)
-
-
-def _tidied(spans: Iterable[Span]) -> list[Span]:
-    """By start; of cancels the moments alone, where they are known; waiting only of the learner, whose is exact."""
-    ordered = sorted(spans, key=lambda span: span.start_s)
-    moments = any(span.category == "cancel" and not span.duration_s for span in ordered)
-    return [
-        span
-        for span in ordered
-        if not (span.category == "cancel" and span.duration_s and moments)
-        and not (span.category == "waiting" and not span.role.startswith("learner"))
-    ]
-
-
-def _is_within(event: _Event, start_s: float, stop_s: float) -> bool:
-    return event.ts <= stop_s * _MICRO and event.ts + event.dur >= start_s * _MICRO
-
-
-def _events(path: Path) -> Iterator[_Event]:
-    """All events of the file; of an unfinished one those that are whole."""
-    with path.open("rb") as file:
-        line = file.readline(MAX_LINE_BYTES)
-        if len(line) == MAX_LINE_BYTES or path.stat().st_size == len(line):
-            yield from _whole(path)
-            return
-        while line:
-            text = line.strip().rstrip(b",")
-            bracket = text.find(b"[")
-            if bracket >= 0 and (text.startswith(b"[") or b"traceEvents" in text[:bracket]):
-                text = text[bracket + 1 :].strip()
-            if text.startswith(b"{") and text.endswith((b"}", b"}]", b"}]}")):
-                yield _decode(_one(text))
-            line = file.readline(MAX_LINE_BYTES)
-
-
-def _one(text: bytes) -> bytes:
-    """An event without the brackets that close the list behind it."""
-    for tail in (b"}]}", b"}]"):
-        if text.endswith(tail) and text.count(b"]") > text.count(b"["):
-            return text[: -len(tail) + 1]
-    return text
-
-
-def _whole(path: Path) -> Iterator[_Event]:
-    if (size := path.stat().st_size) > MAX_WHOLE_BYTES:
-        raise ValueError(f"{size} bytes without a line for each event are more than the {MAX_WHOLE_BYTES} read at once")
-    data = path.read_bytes()
-    if data.lstrip().startswith(b"["):
-        yield from msgspec.json.decode(data, type=list[_Event])
-    else:
-        yield from msgspec.json.decode(data, type=_Whole).traceEvents

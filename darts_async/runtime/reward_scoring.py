@@ -7,12 +7,11 @@ function failed and, where the fault is in somebody's own code, in which line.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -20,8 +19,11 @@ from darts_async.config.import_path import described
 from darts_async.config.reward_rules import OWN_VERIFIER
 from darts_async.errors import ConfigError
 from darts_async.tasks.base import Prompt, Response, Task
-from darts_async.tasks.own_task import OwnTask
-from darts_async.tasks.rewards import AnyReward, load_reward
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from darts_async.tasks.rewards import AnyReward
 
 __all__ = ["RewardError", "RewardFunction", "Scored", "Scoring"]
 
@@ -133,6 +135,8 @@ class Scoring:
 
     def _run(self, waiting: Sequence[Awaitable[Any]]) -> list[Any]:
         if self._runner is None:
+            import asyncio  # noqa: PLC0415 - a worker without async functions starts faster
+
             self._runner = asyncio.Runner()
         return self._runner.run(_all(waiting))
 
@@ -140,6 +144,8 @@ class Scoring:
     def _load(task: Task, function: RewardFunction, index: int) -> AnyReward:
         key = f"reward.functions[{index}]"
         if function.name != OWN_VERIFIER:
+            from darts_async.tasks.rewards import load_reward  # noqa: PLC0415 - a worker without any starts faster
+
             return load_reward(f"{key}.name", function.name, function.params, f"{key}.params")
         if function.params:
             raise ConfigError(
@@ -149,7 +155,7 @@ class Scoring:
 
 
 def _own_verifier(task: Task) -> AnyReward:
-    if isinstance(task, OwnTask) and not task.has_reward:
+    if not getattr(task, "has_reward", True):
         raise ConfigError(
             "reward.functions",
             [],
@@ -160,6 +166,8 @@ def _own_verifier(task: Task) -> AnyReward:
 
 
 async def _all(waiting: Sequence[Awaitable[Any]]) -> list[Any]:
+    import asyncio  # noqa: PLC0415 - as above
+
     return await asyncio.gather(*waiting, return_exceptions=True)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
 from darts_async.config import Config
 from darts_async.config.paths import RunPaths
 from darts_async.tracing import TraceFile, merge_trace
+from darts_async.tracing.trace_file import SUFFIX
 
-__all__ = ["finish_trace", "open_trace"]
+__all__ = ["finish_trace", "open_trace", "refresh_trace"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,3 +34,14 @@ def finish_trace(run_folder: Path) -> str:
     except OSError as error:
         return f"trace.json was not written: {error}"
     return "" if merged is None or not merged.notes else f"{merged.path}: {'; '.join(merged.notes)}"
+
+
+def refresh_trace(run_folder: Path) -> None:
+    """Write `trace.json` of a run that goes on, or whose launcher was killed: where its processes have recorded more
+    than is in there. What cannot be read or written is left as it is."""
+    paths = RunPaths(run_folder)
+    with contextlib.suppress(OSError):
+        recorded_s = max((path.stat().st_mtime for path in paths.trace.glob(f"*{SUFFIX}")), default=0.0)
+        merged_s = paths.trace_json.stat().st_mtime if paths.trace_json.exists() else 0.0
+        if recorded_s > merged_s:
+            merge_trace(run_folder)

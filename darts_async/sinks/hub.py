@@ -12,7 +12,7 @@ from darts_async.messages import EvalResult
 from darts_async.sinks.base import SinkRun
 from darts_async.sinks.feed import SinkFeed
 from darts_async.sinks.registry import sink_makers
-from darts_async.sinks.weights_and_biases import kill_service
+from darts_async.sinks.weights_and_biases import kill_services, services
 
 __all__ = ["SinkHub"]
 
@@ -28,9 +28,12 @@ class SinkHub:
         self._loop = asyncio.get_running_loop()
         self._left = asyncio.Event()
         self._feeds: list[SinkFeed] = []
+        self._others: frozenset[int] = frozenset()
+        """W&B's processes that were there before the run's."""
 
     def open(self) -> None:
         """Begin to open them. Raises `ConfigError` for a sink of the user's own that cannot be imported."""
+        self._others = services()
         warn, over = self._soon(self._warn), self._soon(self._left.set)
         for name, make in sink_makers(self._settings.sinks).items():
             feed = SinkFeed(name, make, self._run, bound=self._settings.sink_queue, warn=warn, over=over)
@@ -79,7 +82,7 @@ class SinkHub:
             limit = "at once" if hurry.is_set() else f"within metrics.sink_timeout_s = {limit_s:g} s"
             self._warn(f"sinks that did not end {limit} and are left behind: {names}")
         if "wandb" in hanging:
-            await asyncio.to_thread(kill_service)
+            await asyncio.to_thread(kill_services, self._others)
 
     def _soon(self, call: Callable[..., None]) -> Callable[..., None]:
         """The same, from another thread; nothing once the loop is closed."""

@@ -86,10 +86,14 @@ class RunExporter:
         """Everything, as of now."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - where it is used
 
-        families: dict[str, Metric] = {}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        known: set[tuple[str, ...]] = set()
         for family, (role, rank), value in self._samples():
             names = [*_LABELS, *(label for label, _ in family.labels)]
             words = [self.run, role, rank, *(word for _, word in family.labels)]
+            if (sample := (family.name, *words)) in known:
+                continue  # two names that differ in what Prometheus does not know: it would refuse the page
+            known.add(sample)
             make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             metric = families.setdefault(family.name, make(family.name, family.help, labels=names))
             metric.add_metric(words, value)

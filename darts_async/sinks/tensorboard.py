@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Final
 
 from darts_async.messages import EvalResult
@@ -29,17 +30,16 @@ class TensorboardSink(Sink):
     """Of one start of a run."""
 
     def __init__(self, run: SinkRun) -> None:
-        from tensorboardX import event_file_writer, summary  # noqa: PLC0415 - an extra, and slow to import
-        from tensorboardX.proto import event_pb2  # noqa: PLC0415
-
-        self._event: Any = event_pb2.Event
-        self._summary: Any = summary
+        # An extra without types, and slow to import.
+        self._event: Any = import_module("tensorboardX.proto.event_pb2").Event
+        self._summary: Any = import_module("tensorboardX.summary")
+        writer: Any = import_module("tensorboardX.event_file_writer")
         folder = run.root / FOLDER
         folder.mkdir(exist_ok=True)
         # Names are by the second: two starts within one must not share a file, which would be emptied.
-        self._file: Any = event_file_writer.EventsWriter(str(folder / "events"), f".{run.first_step}.{os.getpid()}")
+        self._file: Any = writer.EventsWriter(str(folder / "events"), f".{run.first_step}.{os.getpid()}")
         knobs = {name: value for name, value in flat(run.config).items() if isinstance(value, bool | int | float | str)}
-        experiment, started, self._ended = summary.hparams(knobs, dict.fromkeys(_COMPARED, 0.0))
+        experiment, started, self._ended = self._summary.hparams(knobs, dict.fromkeys(_COMPARED, 0.0))
         self._write(experiment, 0)
         self._write(started, 0)
         self._text("config", run.config, run.first_step)

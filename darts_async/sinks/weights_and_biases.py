@@ -1,8 +1,8 @@
 """Weights & Biases, under `<run>/wandb`: offline unless asked otherwise, without prompts, prints or a login.
 
 W&B works through a process of its own, `wandb-core`. Invariant: when `close` returns, that process is over; where
-`close` never returns, `kill_service` ends it. A run that goes on keeps its id, which is kept in the run folder: online
-it is the same run; offline it is a further `offline-run-...` folder of that id, and `wandb sync --append` joins them.
+`close` never returns, `kill_services` ends it. A run that goes on keeps its id, which is kept in the run folder: online
+it is the same run; offline it is a further `offline-run-...` folder of that id, and `wandb sync` of all joins them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from darts_async.messages import EvalResult
+from darts_async.owned_files import links_outside
 from darts_async.sinks.base import Sink, SinkRun
 from darts_async.sinks.flat import flat
 
-__all__ = ["FOLDER", "WandbSink", "kill_service", "make_wandb"]
+__all__ = ["FOLDER", "WandbSink", "kill_services", "make_wandb", "services"]
 
 FOLDER: Final = "wandb"
 _ID: Final = "darts-async-run-id"
@@ -43,6 +44,8 @@ class WandbSink(Sink):
         online = settings["wandb_mode"] == "online"
         (run.root / FOLDER).mkdir(exist_ok=True)
         self._wandb: Any = wandb
+        self._is_alone = not services()  # else whoever runs this run uses W&B too, through a process that stays
+        self._is_done = False
         self._run: Any = wandb.init(
             project=settings["wandb_project"],
             name=run.name,
@@ -64,6 +67,9 @@ class WandbSink(Sink):
                 x_save_requirements=False,
             ),
         )
+        # To wandb-core's log in the user's cache; a run goes on only where no link leads out of its folder.
+        for link in links_outside(run.root / FOLDER):
+            link.unlink()
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         """One row of the history."""
@@ -78,15 +84,17 @@ class WandbSink(Sink):
 
     def ended(self, summary: Mapping[str, Any]) -> None:
         """The numbers and words of `summary.json`, by dotted name."""
+        self._is_done = summary.get("status") == "done"
         leaves = flat(summary, "summary.")
         self._run.summary.update({k: v for k, v in leaves.items() if isinstance(v, bool | int | float | str)})
 
     def close(self) -> None:
-        """Write out, and end W&B's process."""
+        """Write out, and end W&B's process where it is the sink's own."""
         try:
-            self._run.finish()
+            self._run.finish(exit_code=0 if self._is_done else 1)  # W&B shows it as failed
         finally:
-            self._wandb.teardown()
+            if self._is_alone:
+                self._wandb.teardown()
 
 
 def make_wandb(run: SinkRun) -> Sink:
@@ -94,19 +102,29 @@ def make_wandb(run: SinkRun) -> Sink:
     return WandbSink(run)
 
 
-def kill_service() -> None:
-    """Kill what W&B has started from this process and not ended: a sink that hangs is left behind, its process not.
-    Blocks for up to a second."""
+def services() -> frozenset[int]:
+    """Return the processes that W&B has started from this one and not ended."""
+    found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int(entry.name)
             name, _, rest = (entry / "stat").read_text("utf-8", "replace").partition(" (")[2].rpartition(") ")
-            if name == _SERVICE and int(rest.split()[1]) == os.getpid():
-                os.kill(pid, signal.SIGKILL)
-    # Else it would try when the interpreter ends, and say at length that its process is gone.
-    forgets = threading.Thread(target=_forget_service, daemon=True)
-    forgets.start()
-    forgets.join(_FORGETTING_S)
+            state, parent = rest.split()[:2]
+            if name == _SERVICE and int(parent) == os.getpid() and state != "Z":
+                found.add(pid)
+    return frozenset(found)
+
+
+def kill_services(spare: frozenset[int] = frozenset()) -> None:
+    """Kill them but for some: a sink that hangs is left behind, its process not. Blocks for up to a second."""
+    for pid in services() - spare:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if not spare:
+        # Else it would try when the interpreter ends, and say at length that its process is gone.
+        forgets = threading.Thread(target=_forget_service, daemon=True)
+        forgets.start()
+        forgets.join(_FORGETTING_S)
 
 
 def _forget_service() -> None:

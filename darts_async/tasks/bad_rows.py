@@ -16,6 +16,8 @@ MAX_PLACES: Final = 5
 DEFAULT_ROWS: Final = 10
 DEFAULT_SHARE: Final = 0.01
 _MAX_CHARS: Final = 200
+MAX_SENTENCE_CHARS: Final = 4000
+"""Half of what a warning may hold on its way to the launcher."""
 
 
 class BadRows:
@@ -53,7 +55,8 @@ class BadRows:
         others = self.num_bad - sum(self._counts.values())
         if others:
             parts.append(f"and {others} for other reasons")
-        return f"{self.num_bad} of {self.num_rows} rows cannot be used: {'; '.join(parts)}"
+        text = f"{self.num_bad} of {self.num_rows} rows cannot be used: {'; '.join(parts)}"
+        return text if len(text) <= MAX_SENTENCE_CHARS else text[: MAX_SENTENCE_CHARS - 3] + "..."
 
     def check(self, bound: float | None) -> None:
         """Raise `ConfigError` when there are more than `task.params.max_bad_rows` allows.

@@ -54,7 +54,8 @@ class Task(Protocol):
     """A finite set of prompts and the rule that scores a response.
 
     A task may also have `find(prompt_id) -> Prompt` (raises `KeyError`), so that whoever scores need not hold all
-    prompts, and `notes`: sentences about its data that the user should see.
+    prompts; `prepare()`, which loads what scoring needs; `has_reward`, False where only reward functions can score; and
+    `notes`: sentences about its data that the user should see.
     """
 
     @property

@@ -46,9 +46,8 @@ def open_book(
     home = cache_folder()
     place = None if made_from is None else home / _key(made_from, files)
     if place is not None:
-        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-            book = Book(place)
-            os.utime(place)
+        book = _found(place)
+        if book is not None:
             return book
     began = time.monotonic()
     folder = _new_folder(home)
@@ -56,13 +55,34 @@ def open_book(
         write(folder)
         book = Book(folder)
         if place is not None and (keep or time.monotonic() - began >= KEEP_FROM_S) and folder.parent == home:
-            with contextlib.suppress(OSError):  # another process was first, or made room
-                folder.rename(place)
-                book.folder = place
+            book = _kept(book, folder, place)
+            with contextlib.suppress(OSError):  # another process makes room, too
                 _make_room(home)
     finally:
         # What is mapped stays readable when its folder is gone.
         shutil.rmtree(folder, ignore_errors=True)
+    return book
+
+
+def _kept(book: Book, folder: Path, place: Path) -> Book:
+    """Move a new book to where it is looked for. If another process was first, its book is the one for all."""
+    try:
+        folder.rename(place)
+    except OSError:
+        return _found(place) or book
+    book.folder = place
+    return book
+
+
+def _found(place: Path) -> Book | None:
+    try:
+        book = Book(place)
+        os.utime(place)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.MsgspecError):  # damaged: make it anew
+        shutil.rmtree(place, ignore_errors=True)
+        return None
     return book
 
 

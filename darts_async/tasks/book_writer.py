@@ -70,13 +70,11 @@ class BookWriter:
         self._file.flush()
         contents, ids = _numbers(self._contents), _numbers(self._ids)
         held_out = np.frombuffer(self._held_out, dtype=np.bool_).copy() if self._held_out else np.empty(0, np.bool_)
-        first = _first_of(contents)
+        first, clashes = _first_and_clashes(contents, ids)
         fresh = first == np.arange(len(contents))
-        notes = self._duplicates(fresh, first, held_out, where)
-        clashes = np.flatnonzero(fresh)[_first_of(ids[fresh]) != np.arange(int(fresh.sum()))]
         for row in clashes.tolist():
             bad.skip(where(self._sources[row], self._places[row]), "its id was used before, for another prompt")
-        fresh[clashes] = False
+        notes = self._duplicates(np.flatnonzero((first >= 0) & ~fresh), first, held_out, where)
         index = np.empty(len(contents), INDEX)
         for name, values in (
             ("digest", ids),
@@ -96,9 +94,8 @@ class BookWriter:
         return info
 
     def _duplicates(
-        self, fresh: np.ndarray, first: np.ndarray, held_out: np.ndarray, where: Callable[[int, int], str]
+        self, repeated: np.ndarray, first: np.ndarray, held_out: np.ndarray, where: Callable[[int, int], str]
     ) -> list[str]:
-        repeated = np.flatnonzero(~fresh)
         if not len(repeated):
             return []
         answers = _numbers(self._answers)
@@ -132,6 +129,20 @@ def _first_of(values: np.ndarray) -> np.ndarray:
     _, firsts, inverse = np.unique(values, return_index=True, return_inverse=True)
     found: np.ndarray = firsts[inverse]
     return found
+
+
+def _first_and_clashes(contents: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the first one with its text, -1 if its id is an earlier one's with another text; and the latter."""
+    usable = np.ones(len(contents), np.bool_)
+    while True:
+        rows = np.flatnonzero(usable)
+        first = np.full(len(contents), -1, np.int64)
+        first[rows] = rows[_first_of(contents[rows])]
+        fresh = np.flatnonzero(first == np.arange(len(contents)))
+        clashes = fresh[_first_of(ids[fresh]) != np.arange(len(fresh))]
+        if not len(clashes):
+            return first, np.flatnonzero(~usable)
+        usable[clashes] = False  # the next one with that text may take its place
 
 
 def _chosen(contents: np.ndarray, fresh: np.ndarray, fraction: float) -> np.ndarray:

@@ -98,8 +98,14 @@ class ChatTokenizer:
                 **self._files.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            what = f"a conversation of {len(before) + 1} messages" if before else "a single user message"
-            raise self._refused(f"the chat template fails on {what} ({error})", "Correct it.") from error
+            if not before:
+                raise self._refused(
+                    f"the chat template fails on a single user message ({error})", "Correct it."
+                ) from error
+            raise self._refused(
+                f"the chat template fails on messages of {', '.join(role for role, _ in before)} and user ({error})",
+                "Correct it, or leave system prompts and earlier turns out of the task (task.params.system).",
+            ) from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response, special tokens left out."""

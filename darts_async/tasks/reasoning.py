@@ -9,6 +9,7 @@ Never raises on any response: a verifier that fails on junk means 0.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ __all__ = ["ReasoningGym"]
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 FULL_SCORE: Final = 0.999
+_TAKEN: Final = frozenset({"size", "seed"})
+"""Parameters of every data set that the task sets itself."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,7 +163,7 @@ class ReasoningGym:
                 f"reasoning-gym has no such data set (it has {len(known) - 1})",
                 f"Did you mean {near[0]!r}?" if near else "Its README lists them.",
             )
-        taken = {"size", "seed"} & part.config.keys()
+        taken = _TAKEN & part.config.keys()
         if taken:
             raise ConfigError(
                 f"{key}.config.{min(taken)}",
@@ -174,8 +177,9 @@ class ReasoningGym:
                 part.name, **part.config, size=params.size + params.held_out, seed=params.seed + index
             )
         except (TypeError, ValueError, AssertionError, KeyError) as error:
+            names = [field.name for field in dataclasses.fields(known[part.name][1]) if field.name not in _TAKEN]
             rule = f"`{part.name}` does not take these parameters ({error})"
-            raise ConfigError(f"{key}.config", part.config, rule, "Mend them.") from None
+            raise ConfigError(f"{key}.config", part.config, rule, f"It has: {', '.join(names) or 'none'}.") from None
 
     def _write(self, folder: Path) -> None:
         params = self._params

@@ -83,8 +83,15 @@ class Translator:
         match record:
             case Span():
                 tid, named = self._tid(pid, record.lane)
-                span = {"ph": "X", "pid": pid, "tid": tid, "ts": ts, "dur": record.dur}
-                span |= {"name": record.name, "cat": record.category}
+                span = {
+                    "ph": "X",
+                    "pid": pid,
+                    "tid": tid,
+                    "ts": ts,
+                    "dur": record.dur,
+                    "name": record.name,
+                    "cat": record.category,
+                }
                 if record.args is not None:
                     span["args"] = record.args
                 arrows = self._arrows(file, span, record, first_point) if record.flows else []

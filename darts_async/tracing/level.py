@@ -23,6 +23,7 @@ class Level:
     def __init__(self, trace: RoleTrace, category: str, counter: str) -> None:
         """Spans are called like their category, on a lane of that name."""
         self._trace = trace
+        self._is_on = trace.is_on
         self._lane = trace.lane(category)
         self._category = category
         self._counter = counter
@@ -32,21 +33,23 @@ class Level:
 
     def change(self, by: int) -> None:
         """So many more from now on."""
-        if not self._trace.is_on:
+        if not self._is_on:
             return
-        now_s = clock.now_s()
-        if not self._number:
+        now_s, before = clock.now_s(), self._number
+        self._number = now = before + by
+        if not before:
             self._since_s = now_s
-        elif self._number + by == 0 or now_s - self._since_s >= _LEAST_S:
+        elif now and now_s - self._since_s < _LEAST_S:
+            return
+        else:
             name, flows, self._flows = self._category, self._flows, []
-            self._lane.span(name, name, self._since_s, now_s, flows=flows, number=self._number)
-            self._trace.counter(self._counter, self._number, self._since_s)
+            self._lane.span(name, name, self._since_s, now_s, flows=flows, number=before)
+            self._trace.counter(self._counter, before, self._since_s)
             self._since_s = now_s
-        self._number += by
-        if not self._number:
+        if not now:
             self._trace.counter(self._counter, 0, now_s)
 
     def flow(self, flow: int) -> None:
         """A group comes by now."""
-        if self._trace.is_on and self._number:
+        if self._is_on and self._number:
             self._flows.append((flow, clock.now_s()))

@@ -87,7 +87,8 @@ def _translate(files: list[_RawFile], offsets: list[int], translator: Translator
                 yield offset + record.ts, number, order, record, first_point
 
     # A file's own order stays as it is: a record is behind those that were made before it, whatever its time.
-    for _, number, _, record, first_point in heapq.merge(*map(stream, range(len(files))), key=lambda item: item[:3]):
+    streams = [stream(number) for number in range(len(files))]
+    for _, number, _, record, first_point in heapq.merge(*streams) if len(streams) > 1 else streams[0]:
         assert not isinstance(record, FileOpened)
         if isinstance(record, Note):
             writer.notes.append(record.text)

@@ -491,6 +491,8 @@ def test_failures_in_engine_and_reward_are_replaced_once_and_counted(play: Play)
         assert outcome.reason == "0 of 4 candidates left"
         gauges = set_up.supervisor.gauges
         assert (gauges["failed/engine"], gauges["failed/reward_raised"]) == (1, 8)
+        (warning,) = [report.text for report in set_up.supervisor.reports if isinstance(report, Warn)]  # one of eight
+        assert "gave no prompt 'unheard of' here" in warning
         summary = await set_up.stop()
         assert summary["failed/engine"] == 1 and summary["failed/reward_raised"] == 8 == summary["rollouts/failed"] - 1
         assert_balance(summary, set_up.ledger())

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +27,54 @@ from darts_async.tracing.check import TraceCheck, check_trace
 _TAG = "DARTS_ASYNC_TEST_TAG"
 
 
+class Terminal:
+    """A pseudo-terminal; what is written to it goes to a file."""
+
+    def __init__(self, output: Path, columns: int = 100, lines: int = 30) -> None:
+        self._leader, self.follower = pty.openpty()
+        self.resize(columns, lines)
+        self.modes = termios.tcgetattr(self.follower)
+        self.modes_after: list[Any] = []
+        self._reader = threading.Thread(target=self._read, args=(output,), daemon=True)
+        self._reader.start()
+
+    def resize(self, columns: int, lines: int) -> None:
+        """(It is no process's controlling one: nobody gets a signal for it.)"""
+        fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        """As a person would."""
+        os.write(self._leader, keys)
+
+    def ended(self) -> None:
+        """Nothing runs on it any more: take the rest of what was written."""
+        if self._reader.is_alive():
+            self.modes_after = termios.tcgetattr(self.follower)
+            os.close(self.follower)
+            self._reader.join(5)
+            os.close(self._leader)
+
+    def assert_as_before(self) -> None:
+        """The modes are those from before anything ran on it."""
+        assert self.modes_after == self.modes
+
+    def _read(self, output: Path) -> None:
+        with output.open("ab", buffering=0) as sink, contextlib.suppress(OSError):
+            while data := os.read(self._leader, 1 << 16):
+                sink.write(data)
+
+
 class UpProcess:
     """`darts-async up` with its output in a file, and every process that descends from it, found by its environment."""
 
     def __init__(
-        self, folder: Path, arguments: list[str], *, resume: bool = False, program: Path | None = None
+        self,
+        folder: Path,
+        arguments: list[str],
+        *,
+        resume: bool = False,
+        program: Path | None = None,
+        on_terminal: bool = False,
     ) -> None:
         self.tag = uuid.uuid4().hex
         self.run_folder = folder / "runs" / "test"
@@ -39,13 +87,15 @@ class UpProcess:
             command += ["--resume", str(self.run_folder)]
         else:
             command += ["--run.dir", str(folder / "runs"), "--run.name", "test"]
-        with self._output.open("wb") as sink:
+        with self._output.open("wb") as file:
+            self.terminal = Terminal(self._output) if on_terminal else None
+            sink = file if self.terminal is None else self.terminal.follower
             self.process = subprocess.Popen(
                 [*command, *arguments],
                 stdout=sink,
                 stderr=sink,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, _TAG: self.tag},
+                stdin=subprocess.DEVNULL if self.terminal is None else sink,
+                env={**os.environ, _TAG: self.tag} | ({} if self.terminal is None else {"TERM": "xterm"}),
             )
 
     @property
@@ -95,9 +145,12 @@ class UpProcess:
     def wait(self, timeout_s: float) -> int:
         """Until it exits; return the status."""
         try:
-            return self.process.wait(timeout_s)
+            status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s:\n{self.output}{self.logs()}") from None
+        if self.terminal is not None:
+            self.terminal.ended()
+        return status
 
     def assert_nothing_is_left(self, within_s: float = 5) -> None:
         """No process, no shared memory; the kernel may take a moment to reap what was killed."""
@@ -129,6 +182,8 @@ class UpProcess:
                 process.send_signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait()
+        if self.terminal is not None:
+            self.terminal.ended()
 
 
 class Starter:
@@ -143,6 +198,11 @@ class Starter:
         self.runs.append(UpProcess(self._folder, list(arguments)))
         return self.runs[-1]
 
+    def on_terminal(self, *arguments: str) -> UpProcess:
+        """Start it where it can show a picture."""
+        self.runs.append(UpProcess(self._folder, list(arguments), on_terminal=True))
+        return self.runs[-1]
+
     def resume(self, *arguments: str) -> UpProcess:
         """Go on with the run of this folder."""
         self.runs.append(UpProcess(self._folder, list(arguments), resume=True))
@@ -155,10 +215,60 @@ class Starter:
         self.runs.append(UpProcess(self._folder, [], program=program))
         return self.runs[-1]
 
-    def sim(self, *arguments: str) -> UpProcess:
+    def sim(self, *arguments: str, on_terminal: bool = False) -> UpProcess:
         """The simulated engine with the real learner, rewards and sockets: starts in the time of `import torch`."""
         engine = ("--generator.engine", "sim", "--generator.engine_args.token_s", "0.002")
-        return self(*arguments, *engine, "--eval.prompts", "8", "--learner.lr", "0")
+        start = self.on_terminal if on_terminal else self
+        return start(*arguments, *engine, "--eval.prompts", "8", "--learner.lr", "0")
+
+
+class Verb:
+    """A verb on a pseudo-terminal."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        self._output = folder / f"output-{uuid.uuid4().hex[:8]}.txt"
+        self.terminal = Terminal(self._output)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "darts_async.cli", *arguments],
+            stdin=self.terminal.follower,
+            stdout=self.terminal.follower,
+            stderr=self.terminal.follower,
+            env={**os.environ, "TERM": "xterm"},
+        )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text("utf-8", "replace") if self._output.exists() else ""
+
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+        """Until the output has this text."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+
+    def wait(self, timeout_s: float) -> int:
+        """Until it exits, and all that it wrote is there; return the status."""
+        status = self.process.wait(timeout_s)
+        self.terminal.ended()
+        return status
+
+
+@pytest.fixture
+def on_terminal(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Verb]]:
+    """Starts a verb."""
+
+    @contextlib.contextmanager
+    def start(*arguments: str) -> Iterator[Verb]:
+        verb = Verb(tmp_path, arguments)
+        try:
+            yield verb
+        finally:
+            verb.process.kill()
+            verb.process.wait()
+            verb.terminal.ended()
+
+    return start
 
 
 @pytest.fixture

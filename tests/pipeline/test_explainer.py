@@ -16,6 +16,7 @@ from rich.console import Console
 from darts_async.launcher.replay import replay, show
 from darts_async.launcher.status import set_live
 from darts_async.launcher.status import status as show_status
+from darts_async.launcher.top import top as show_top
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
@@ -34,6 +35,8 @@ def _darts(verb: str, run: Any, *words: str, status: int = 0) -> str:
     console = Console(file=io.StringIO(), width=200)
     if verb == "set":
         assert set_live(run.run_folder, words, console) == status
+    elif verb == "top":
+        assert show_top(run.run_folder, console) == status
     elif verb == "status":
         assert show_status(run.run_folder, console, as_json="--json" in words) == status
     else:
@@ -51,7 +54,7 @@ def _goes_on(processes: list[psutil.Process]) -> None:
         process.send_signal(signal.SIGCONT)
 
 
-def test_a_live_run_is_asked_told_and_explains_its_stalls(up):
+def test_a_live_run_is_asked_told_watched_and_explains_its_stalls(up, on_terminal):
     patient = ("--launch.stall_s", "60", "--reward.timeout_s", "120", "--group.groups_per_step", "4")
     run = up.sim("--run.steps", "100000", *patient)
     folder = str(run.run_folder)
@@ -78,6 +81,20 @@ def test_a_live_run_is_asked_told_and_explains_its_stalls(up):
         "launch.stall_s": [60.0, 4.0],
     }
     assert {queue["name"]: queue["bound"] for queue in asked["queues"]}["in_flight_groups"] == 3
+
+    # Watched from another terminal: the bounds are those of now, and leaving leaves the run alone.
+    picture = _darts("top", run)
+    assert "of 100,000 " in picture
+    assert re.search(r"in flight groups +\S+ +\d+ of 3\n", picture)
+    assert "set: queues.in_flight_groups 16 -> 3, queues.min_chunk 1 -> 2" in picture
+    with on_terminal("top", folder) as watched:
+        watched.wait_for("learner-0")
+        watched.wait_for("q leaves; the run goes on")
+        watched.terminal.type(b"q")
+        assert watched.wait(10) == 0
+        assert "\x1b[?1049lleft test at step " in watched.output
+        watched.terminal.assert_as_before()
+    _more_steps(run, 1)
 
     # A role that is stopped: the kernel says so, and the chain leads to it.
     generator = [run.role("generator")]
@@ -112,6 +129,9 @@ def test_a_live_run_is_asked_told_and_explains_its_stalls(up):
     over = _darts("status", run, status=1)
     assert over.startswith("the run is over: done after ")
     assert json.loads(_darts("status", run, "--json", status=1))["status"] == "done"
+    picture = _darts("top", run)
+    assert re.search(r"^darts-async  test +done\n", picture)
+    assert "\n\nthe run is over: done after " in picture
     read = json.loads(_darts("replay", run))
     assert [one["changes"] for one in read["settings"]] == [
         {"queues.in_flight_groups": [16, 3], "launch.stall_s": [60.0, 4.0], "queues.min_chunk": [1, 2]},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +24,26 @@ _SIM = {"engine": "sim", "engine_args": {"token_s": 0.002}}
 def _num_begun(folder: Path) -> int:
     """Runs whose roles are all under way."""
     return len(list(folder.glob("*/logs/allocator-0.log")))
+
+
+@contextlib.contextmanager
+def _pressed_when(is_time: Callable[[], bool]) -> Iterator[None]:
+    """Ctrl-C, once it is time."""
+    over = threading.Event()
+
+    def press() -> None:
+        while not over.wait(0.02):
+            if is_time():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        yield
+    finally:
+        over.set()
+        presser.join()
 
 
 def _statuses(folder: Path) -> list[str]:
@@ -65,20 +87,11 @@ async def test_to_be_cancelled_is_to_drain(tmp_path: Path) -> None:
 def test_ctrl_c_drains_and_stops_what_was_to_come(tmp_path: Path) -> None:
     """In the main thread, as a notebook's cells and scripts are; its handlers are as they were afterwards."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    started = threading.Event()
-
-    def press() -> None:
-        while not _num_begun(tmp_path):
-            started.wait(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    presser = threading.Thread(target=press)
-    presser.start()
-    with pytest.raises(RunInterrupted, match=r"go on with it: darts_async\.run\(resume=") as interrupted:
+    with _pressed_when(lambda: _num_begun(tmp_path) == 1), pytest.raises(RunInterrupted) as interrupted:
         darts_async.run(generator=_SIM, run__dir=str(tmp_path), progress=False)
-    presser.join()
     assert isinstance(interrupted.value, KeyboardInterrupt)
     assert interrupted.value.folder is not None
+    assert f"go on with it: darts_async.run(resume='{interrupted.value.folder}')" in str(interrupted.value)
     assert darts_async.Result.read(interrupted.value.folder).status == "interrupted"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert _children() == []
@@ -96,6 +109,7 @@ def test_what_is_wrong_with_a_config_starts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_one_run_after_the_other_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = {"generator": _SIM, "run__dir": str(tmp_path), "eval__prompts": 8}
     results = [darts_async.run(run__steps=2, learner__lr=lr, progress=False, **common) for lr in (0.0, 1e-4)]
@@ -108,4 +122,12 @@ def test_one_run_after_the_other_and_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert again.summary == on.summary
     assert "the run is complete" in capsys.readouterr().out
     assert results[1].report().is_file()
+    with (
+        _pressed_when(lambda: any(path.stat().st_size for path in tmp_path.glob("mine/metrics.jsonl"))),
+        pytest.raises(RunInterrupted),
+    ):
+        darts_async.run(run={"name": "mine", "steps": 10_000}, progress=False, generator=_SIM, run__dir=str(tmp_path))
+    drained = darts_async.Result.read(tmp_path / "mine")
+    assert drained.status == "interrupted" and drained.rollouts["trained"]
+    assert drained.rollouts["generated"] == sum(n or 0 for state, n in drained.rollouts.items() if state != "generated")
     assert _children() == []

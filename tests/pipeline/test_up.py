@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from darts_async.config.rules import NUM_TCP_PORTS
+from darts_async.report.gather import gather_run
 from darts_async.sinks.catalogue import meaning_of
 from darts_async.tracing import merge_trace
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.torch
 
 def test_a_run_to_its_end(up):
     several = ("--generator.replicas", "2", "--generator.engine_args.fail_share", "0.05", "--eval.every_steps", "2")
-    run = up.sim("--run.steps", "5", "--metrics.prometheus", "127.0.0.1:0", *several)
+    parts = '[{name="task"}, {name="length", label="short", weight=0, params={target=1, limit=9}}]'
+    run = up.sim("--run.steps", "5", "--metrics.prometheus", "127.0.0.1:0", "--reward.functions", parts, *several)
     run.wait_for("step 2/5")
     page = scraped(run.output)
     assert run.wait(100) == 0, run.output + run.logs()
@@ -42,6 +44,8 @@ def test_a_run_to_its_end(up):
     lines = [json.loads(line) for line in (run.run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert {"learner/loss", "reward/mean", "staleness/max", "mismatch_kl", "tokens/trained"} <= set(lines[-1])
+    assert all(line["reward/component/task"] == line["reward/mean"] for line in lines)
+    assert all(0 < line["reward/component/short"] < 1 for line in lines)
     nameless = {name for line in lines for name in line if meaning_of(name)[0] is None}
     assert nameless == {"step", "wall_s"}
     assert page["darts_async_role_up", "generator", "1"] == page["darts_async_role_up", "selector", "0"] == 1
@@ -57,6 +61,13 @@ def test_a_run_to_its_end(up):
     assert traced.spans["evaluate"] == 2 + 2 and traced.spans["checkpoint"] >= 1
     assert traced.arrows == traced.spans["dispatch"] >= 5 * 8
     assert 0 < traced.instants["cancel"] <= summary["rollouts"]["cancelled_tail"]
+    told = gather_run(run.run_folder)
+    assert (told.state, told.num_steps, told.timeline.source, told.missing) == ("done", 5, "trace", [])
+    assert told.story is not None
+    assert told.story.tokens == {state: summary["tokens"][state] for state in told.story.tokens}
+    assert [(score.label, score.version) for score in told.held_out] == [
+        ("before", 0), ("during", 2), ("during", 4), ("after", 5)
+    ]  # fmt: skip
     # Groups of the last step may not be older than version 3, which no replica loads before 2 is evaluated.
     assert next(line["eval/version"] for line in lines if "eval/reward" in line) == 2
     scored = [*summary["eval"]["during"], summary["eval"]["after"]]
@@ -164,13 +175,21 @@ def test_ctrl_c_at_any_moment_drains(up):
     assert "Traceback" not in run.output
 
 
-def test_ctrl_c_while_starting(up):
-    run = up.sim()
-    run.wait_for("starting generator-0")
+def test_ctrl_c_while_starting_leaves_the_terminal_as_it_was(up):
+    run = up.sim(on_terminal=True)
+    run.wait_for("learner-0")  # the picture
+    run.terminal.resize(60, 20)
+    run.process.send_signal(signal.SIGWINCH)  # as the kernel does on the terminal that controls a process
+    run.wait_for("m" + "╌" * 40 + "\x1b")  # the bar, between "step 0 of 32  " and "  0:00", in 60 columns
     run.process.send_signal(signal.SIGINT)
     assert run.wait(15) == 130
     run.assert_nothing_is_left()
     assert run.summary["rollouts"]["generated"] == 0
+    run.terminal.assert_as_before()
+    before, _, behind = run.output.rpartition("\x1b[?25h\x1b[?1049l")
+    assert before.count("\x1b[?1049h") == 1
+    assert "interrupted: 0 steps in " in behind
+    assert "Traceback" not in behind
 
 
 def test_second_ctrl_c_does_not_wait(up):

@@ -7,6 +7,7 @@ either all files are written or none.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,7 @@ def write_starter(folder: Path) -> list[str]:
                 path.unlink()
         rule = f"cannot be written ({error.strerror or error})"
         raise ConfigError("FOLDER", str(folder), rule, "Name a folder that you may write to.") from None
-    enter = [] if folder.absolute() == Path.cwd() else [f"  cd {folder}"]
+    enter = [] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]
     return [
         f"wrote {folder / FILES[0]} (what a run is made of) and {folder / FILES[1]} (its prompts and rewards); next:",
         "",

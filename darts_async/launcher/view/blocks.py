@@ -82,7 +82,7 @@ def _role(line: RoleLine, snapshot: Snapshot, glyphs: Glyphs, width: int) -> lis
     return [
         Text(glyphs.clean(line.name), style="bold"),
         Text(glyphs.clean(state), style=style),
-        _idle(line.idle_ratio, glyphs, width),
+        _idle(None if _is_silent(line) else line.idle_ratio, glyphs, width),
         _restarts(line.restarts),
         Text(does),
     ]
@@ -149,29 +149,29 @@ def _holds(queue: QueueLine) -> str:
 
 def trends(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Block:
     """The last value of each figure, the whole run as a sparkline, and the range that it is drawn in."""
-    drawn = []
-    for name, label in TRENDS.items():
-        if (trend := snapshot.trends.get(name)) is not None:
-            template = _TEMPLATES.get(name, "{:.2f}")
-            points = resampled(trend.points, _MOST_SPARKS)
-            drawn.append((label, template.format(trend.last), template, points, trend.points))
-    if not drawn:
+    found = [(name, label, snapshot.trends[name]) for name, label in TRENDS.items() if name in snapshot.trends]
+    if not found:
         return Block("trends", [Text("no step is done yet", style="dim")] if snapshot.roles else [], 1)
-    ranges = [_range(points, template) for _, _, template, points, _ in drawn]
-    fixed = max(len(row[0]) for row in drawn) + max(len(row[1]) for row in drawn) + max(map(len, ranges)) + 6
-    room = min(max(width - fixed, 8), _MOST_SPARKS)
+    steady = {0: max(len(label) for _, label, _ in found), 1: 6, 3: 12}
+    for name, _, trend in found:  # a mean lies between the points that it is of: no range gets longer than this
+        steady[1] = max(steady[1], len(_number(name, trend.last)))
+        steady[3] = max(steady[3], len(_range(name, trend.points)))
+    room = min(max(width - sum(steady.values()) - 6, 8), _MOST_SPARKS)
     rows = []
-    for label, last, template, _, points in drawn:
-        shown = resampled(points, room)
+    for name, label, trend in found:
+        shown = resampled(trend.points, room)
         spark = glyphs.spark(shown, min(shown), max(shown))
-        rows.append(
-            [Text(label), Text(last, style="bold"), Text(spark, style="cyan"), Text(_range(shown, template), "dim")]
-        )
-    return Block("trends", table(rows, width, glyphs, flexible=2, right=(1, 3), steady={1: 6, 3: 12}), 2)
+        figures = Text(_number(name, trend.last), style="bold"), Text(spark, style="cyan")
+        rows.append([Text(label), *figures, Text(_range(name, shown), "dim")])
+    return Block("trends", table(rows, width, glyphs, flexible=2, right=(1, 3), steady=steady), 2)
 
 
-def _range(points: Sequence[float], template: str) -> str:
-    return f"{template.format(min(points))} to {template.format(max(points))}"
+def _number(name: str, value: float) -> str:
+    return _TEMPLATES.get(name, "{:.2f}").format(value)
+
+
+def _range(name: str, points: Sequence[float]) -> str:
+    return f"{_number(name, min(points))} to {_number(name, max(points))}"
 
 
 _TEMPLATES: Final = {
@@ -202,16 +202,19 @@ def result_rows(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Block:
 
 
 def result_lines(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Block:
-    """The same on one line each."""
+    """The same on one line each, with as much as there is room for."""
     rows = []
     if told := _told(snapshot.evals, 2):
-        scores = f" {glyphs.dot} ".join(f"{_when(one)} {one.reward:.3f} ({_length(one)})" for one in told)
-        rows.append(Text.assemble("held-out  ", (scores, "bold")))
+        between = f" {glyphs.dot} "
+        full = between.join(f"{_when(one)} {one.reward:.3f} ({_length(one)})" for one in told)
+        short = between.join(f"{_when(one)} {one.reward:.3f}" for one in told)
+        rows.append(Text.assemble("held-out  ", (full if len(full) + 10 <= width else short, "bold")))
     if total := sum(snapshot.tokens.values()):
         line = Text.assemble("tokens    ", (_count(total), "bold"), ": ", _useful(snapshot))
-        line.append(f", {_useless(snapshot)}")
-        if snapshot.tokens_saved:
-            line.append(f"; about {_count(snapshot.tokens_saved)} saved")
+        saved = f"; about {_count(snapshot.tokens_saved)} saved" if snapshot.tokens_saved else ""
+        for more in (f", {_useless(snapshot)}", saved):
+            if line.cell_len + len(more) <= width:
+                line.append(more)
         rows.append(line)
     return Block("results", [fitted(row, width, glyphs) for row in rows], 1)
 

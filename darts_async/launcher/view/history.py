@@ -109,14 +109,14 @@ class History:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """A line of metrics. What is no finite number counts as not there."""
-        values = {name: value for name, value in line.items() if _is_number(value)}
+        values: dict[str, float] = {name: value for name, value in line.items() if _is_number(value)}
         if "step" not in values:
             return
         self.steps = max(self.steps, int(values["step"]) + 1)
         self.wall_s = max(self.wall_s, values.get("wall_s", 0.0))
         values["cancelled_share"] = _cancelled_share(values)
         for name in TRENDS:
-            if _is_number(value := values.get(name)):
+            if math.isfinite(value := values.get(name, math.nan)):
                 self._trends.setdefault(name, Trend()).add(value)
         self.tokens = tokens_by_state(values) or self.tokens
         self.tokens_saved = values.get("cancel/tokens_saved", self.tokens_saved)

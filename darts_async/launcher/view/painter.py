@@ -66,7 +66,7 @@ class Painter:
         self._thread.join(_JOIN_S)
         self._screen.leave()
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def show(self, snapshot: Snapshot) -> None:
         """Show this from now on."""

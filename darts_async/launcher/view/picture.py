@@ -37,7 +37,7 @@ def draw(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs) -> list[Te
     body = _stack(parts, height - len(head) - len(foot), width, glyphs)
     if foot:  # on the last row, wherever the rest ends
         body += [Text()] * (height - len(head) - len(body) - len(foot))
-    return [*head, *body, *foot][:height]
+    return [fitted(row, width, glyphs) for row in [*head, *body, *foot][:height]]
 
 
 def span(seconds: float) -> str:
@@ -54,14 +54,14 @@ def _head(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Text]:
     state = Text(snapshot.state, style=_STATE_STYLES.get(snapshot.state, "yellow"))
     about = glyphs.clean(snapshot.about)
     name = glyphs.clean(snapshot.run)
-    title = Text("darts-async  ", style="dim") if width >= _TWO_COLUMNS else Text()
+    title = Text.assemble(("darts-async  ", "dim")) if width >= _TWO_COLUMNS else Text()
     if about and title.cell_len + cell_len(name) + cell_len(about) + state.cell_len + 7 <= width:
         state = Text.assemble((f"{about}  ", "dim"), state)
     name = glyphs.cut(name, max(width - title.cell_len - state.cell_len - 2, 4))
     title.append(name, style="bold")
     title.append(" " * max(width - title.cell_len - state.cell_len, 1))
     title.append_text(state)
-    return [fitted(title, width, glyphs), fitted(_progress(snapshot, width, glyphs), width, glyphs)]
+    return [title, _progress(snapshot, width, glyphs)]
 
 
 def _progress(snapshot: Snapshot, width: int, glyphs: Glyphs) -> Text:

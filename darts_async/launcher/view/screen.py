@@ -11,14 +11,14 @@ import contextlib
 import os
 import termios
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Screen", "has_screen"]
+__all__ = ["Screen", "has_screen", "is_ours"]
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """Second screen, no cursor, no wrapping (a row that is too wide for a moment must not push the others), all empty."""
@@ -39,11 +39,11 @@ def has_screen(console: Console) -> bool:
         descriptor = console.file.fileno()
     except (OSError, ValueError):
         return False
-    return os.isatty(descriptor) and _is_ours(descriptor)
+    return os.isatty(descriptor) and is_ours(descriptor)
 
 
-def _is_ours(descriptor: int) -> bool:
-    """Not in the background."""
+def is_ours(descriptor: int) -> bool:
+    """Whether this process may use a terminal: it is not in the background of it."""
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
@@ -59,6 +59,7 @@ class Screen:
         self._modes: list[Any] | None = None
         self.is_on = False
         """Taken, and not given back."""
+        self._is_wanted = False
         self._rows: list[str] = []
         """What is on it."""
         self._size = (0, 0)
@@ -66,43 +67,59 @@ class Screen:
         self._lock = threading.Lock()
 
     @property
-    def is_ours(self) -> bool:
+    def _is_ours(self) -> bool:
         """Not in the background."""
-        return _is_ours(self._descriptor)
+        return is_ours(self._descriptor)
 
     def enter(self) -> None:
-        """Take it. Raises `OSError`."""
-        self._console.file.flush()
-        if self.is_ours:
-            with contextlib.suppress(termios.error):
-                self._modes = termios.tcgetattr(self._descriptor)
-                quiet = termios.tcgetattr(self._descriptor)
-                quiet[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, quiet)
-            self.is_on = True
-            self._rows, self._size = [], (0, 0)
-            self._write(_ENTER)
+        """Take it, or let the next picture take it that comes when it is ours. Raises `OSError`."""
+        with self._held():
+            self._is_wanted = True
+            self._take()
 
     def leave(self) -> None:
         """Give it back as it was. Raises nothing; doing it again does nothing."""
-        locked = self._lock.acquire(timeout=_WAIT_S)
-        try:
-            if self.is_on and self.is_ours:
+        with self._held():
+            self._is_wanted = False
+            if self.is_on and self._is_ours:
                 self.is_on = False
                 with contextlib.suppress(OSError):
                     self._write(_LEAVE)
-            if self._modes is not None and self.is_ours:
+            if self._modes is not None and self._is_ours:
                 with contextlib.suppress(termios.error):
                     termios.tcsetattr(self._descriptor, termios.TCSAFLUSH, self._modes)  # what was typed is forgotten
                 self._modes = None
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """No picture is being written, or one that cannot be waited for."""
+        locked = self._lock.acquire(timeout=_WAIT_S)
+        try:
+            yield
         finally:
             if locked:
                 self._lock.release()
 
+    def _take(self) -> None:
+        if self.is_on or not self._is_ours:
+            return
+        self._console.file.flush()
+        with contextlib.suppress(termios.error):
+            modes = termios.tcgetattr(self._descriptor)
+            quiet = termios.tcgetattr(self._descriptor)
+            quiet[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, quiet)
+            self._modes = modes
+        self.is_on = True
+        self._rows, self._size = [], (0, 0)
+        self._write(_ENTER)
+
     def paint(self, draw: Callable[[int, int], Sequence[Text]]) -> None:
         """Put a picture on it, which `draw` makes for a width and a height. Raises `OSError`: the terminal is gone."""
         with self._lock:
-            if not self.is_on or not self.is_ours:
+            if self._is_wanted:
+                self._take()  # it was in the background until now
+            if not self.is_on or not self._is_ours:
                 return
             columns, lines = os.get_terminal_size(self._descriptor)
             size = width, height = columns or 80, lines or 24  # some terminals do not know
@@ -125,13 +142,11 @@ class Screen:
     def _coded(self, row: Text, width: int) -> str:
         """With codes for its styles; what stands behind a row that is not full is wiped out."""
         no_color, system = self._console.no_color, ColorSystem.STANDARD if self._console.color_system else None
+        whole = self._console.get_style(row.style)  # what a row without spans is rendered without
         parts = []
         for segment in row.render(self._console):
-            style = segment.style
-            if style is None:
-                parts.append(segment.text)
-            else:
-                parts.append((style.without_color if no_color else style).render(segment.text, color_system=system))
+            style = whole if segment.style is None else segment.style
+            parts.append((style.without_color if no_color else style).render(segment.text, color_system=system))
         if row.cell_len < width:
             parts.append("\x1b[K")
         return "".join(parts)

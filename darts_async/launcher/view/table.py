@@ -54,21 +54,29 @@ def table(
     while others() + least > width and (spare := [column for column in kept if column not in {0, flexible}]):
         kept.remove(spare[-1])
     widths[flexible] = max(min(widths[flexible], width - others()), 0)
-    lines = []
-    for row in rows:
-        line = Text(no_wrap=True)
-        for column in kept:
-            cell = fitted(row[column], widths[column], glyphs)
-            pad = " " * (widths[column] - cell.cell_len)
-            if line or column != kept[0]:
-                line.append(" " * _GAP)
-            if column in right:
-                line.append(pad)
-            line.append_text(cell)
-            if column not in right and column != kept[-1]:
-                line.append(pad)
-        lines.append(fitted(line, width, glyphs))
-    return lines
+    starts = {column: sum(widths[other] + _GAP for other in kept if other < column) for column in kept}
+    return [_line(row, width, glyphs, {c: (starts[c], widths[c]) for c in kept}, flexible, right) for row in rows]
+
+
+def _line(
+    row: Sequence[Text],
+    width: int,
+    glyphs: Glyphs,
+    places: Mapping[int, tuple[int, int]],
+    flexible: int,
+    right: Sequence[int],
+) -> Text:
+    """Cells at their places, (start, width) by column; the flexible one may reach to the next that is not empty."""
+    line = Text(no_wrap=True)
+    cells = {c: row[c] if c == flexible else fitted(row[c], places[c][1], glyphs) for c in places if row[c]}
+    begins = {c: places[c][0] + (places[c][1] - cell.cell_len if c in right else 0) for c, cell in cells.items()}
+    for column, cell in cells.items():
+        if column == flexible:
+            end = min((begins[c] - _GAP for c in cells if c > column), default=width)
+            cell = fitted(cell, max(end - begins[column], 0), glyphs)  # noqa: PLW2901 - the same cell, made to fit
+        line.append(" " * (begins[column] - line.cell_len))
+        line.append_text(cell)
+    return fitted(line, width, glyphs)
 
 
 def beside(left: Sequence[Text], right: Sequence[Text], width: int, gap: int) -> list[Text]:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from darts_async.report.data import ReportData, RunData
 
 __all__ = [
+    "AGAIN",
     "Chart",
     "Figure",
     "NoChart",
@@ -43,6 +44,7 @@ HEIGHT: Final = 300
 NAMES_IN_A_ROW: Final = 4
 NAME_PX: Final = 8
 MAX_TEXT: Final = 60
+AGAIN: Final = "Read it as the chart of the run before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Style:
 
 def style(data: ReportData, run: RunData, series: str, index: int) -> Style:
     """With one run every series has its colour; with several every run has, and a series its dash."""
-    number = data.runs.index(run)
+    number, series = data.runs.index(run), plain(series)
     if len(data.runs) == 1:
         return Style(series, f"@s{index % 8}", DASHES[index % 6], MARKS[index % 8], series)
     name = f"{run.letter} {series}" if series else run.letter

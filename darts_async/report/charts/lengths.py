@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from darts_async.report.charts.chart import (
     Chart,
@@ -15,6 +17,7 @@ from darts_async.report.charts.chart import (
     line,
     numbers,
     shown,
+    style,
     title_of,
 )
 from darts_async.report.data import ReportData, RunData
@@ -52,6 +55,7 @@ def kept_lengths(data: ReportData) -> list[Chart] | NoChart:
         f"{_SINCE} Compare it with the chart before: what lies to the right there and is missing here is what "
         "selection keeps from the learner. If the long end is gone and hard prompts need it, raise "
         "group.keep_longest.",
+        scale=lambda profile: profile.generated,
     )
 
 
@@ -82,6 +86,14 @@ def within_prompts(data: ReportData) -> list[Chart] | NoChart:
     )
 
 
+class _End(NamedTuple):
+    """A stretch of a run."""
+
+    label: str
+    is_first: bool
+    profile: LengthProfile
+
+
 def _distribution(
     data: ReportData,
     chart_id: str,
@@ -89,65 +101,65 @@ def _distribution(
     pick: Callable[[LengthProfile], Histogram],
     x: str,
     reading: str,
+    *,
+    scale: Callable[[LengthProfile], Histogram] | None = None,
 ) -> list[Chart] | NoChart:
-    found: list[tuple[RunData, str, Histogram]] = []
-    for run in data.runs:
-        found += [(run, end, pick(profile)) for end, profile in _ends(run.story) if pick(profile).count]
+    found = [(run, end, pick(end.profile)) for run in data.runs for end in _ends(run.story)]
+    found = [(run, end, histogram) for run, end, histogram in found if histogram.count]
     if not found:
         return NoChart(title, "the ledger has no group that ended.")
-    edges = _edges([histogram for _, _, histogram in found])
-    centres = numbers((low + high) / 2 for low, high in pairwise(edges))
+    edges = _edges([(scale or pick)(end.profile) for _, end, _ in found])
+    alone = len(data.runs) == 1
     traces, words = [], []
     for run, end, histogram in found:
-        shares = numbers(100 * share for share in histogram.shares(edges))
-        look = _look(data, run, end)
-        traces.append(line(centres, shares, look, **_steps(look, filled=not run.letter and not _is_first(end))))
+        shares = [100 * share for share in histogram.shares(edges)]
+        traces.append((_stair if alone else _rise)(edges, shares, _look(data, run, end)))
         words.append(
-            f"{title_of(run)}, {end}: {histogram.count:,}, mean {shown(histogram.mean)}, median "
+            f"{title_of(run)}, {end.label}: {histogram.count:,}, mean {shown(histogram.mean)}, median "
             f"{shown(histogram.quantile(0.5))}, 95th percentile {shown(histogram.quantile(0.95))}."
         )
-    drawn = figure(traces, x, "share, %")
+    if alone:
+        drawn = figure(traces, x, "share, %")
+        reading += " The last bin holds all that is longer."
+    else:
+        drawn = figure(traces, x, "share up to here, %")
+        reading = f"How large a share is no longer than that: a line further up and left is of shorter ones. {reading}"
     return [Chart(chart_id, title, reading, f"Distribution of {x}. " + " ".join(words), drawn, height_of(drawn))]
 
 
-def _ends(story: LedgerStory | None) -> list[tuple[str, LengthProfile]]:
+def _ends(story: LedgerStory | None) -> list[_End]:
     if story is None:
         return []
     if not story.ends_apart:
-        return [("whole run", story.last)]
-    first, last = story.first_until, story.last_from
-    return [
-        (f"versions 0 to {first - 1}" if first > 1 else "version 0", story.first),
-        (f"from version {last}", story.last),
-    ]
+        return [_End("whole run", is_first=False, profile=story.last)]
+    until = story.first_until - 1
+    first = _End(f"versions 0 to {until:,}" if until else "version 0", is_first=True, profile=story.first)
+    return [first, _End(f"from version {story.last_from:,}", is_first=False, profile=story.last)]
 
 
-def _look(data: ReportData, run: RunData, end: str) -> Style:
-    number = data.runs.index(run)
-    first = _is_first(end)
-    name = f"{run.letter} {end}" if run.letter else end
-    mark = "circle-open" if first else "circle"
+def _look(data: ReportData, run: RunData, end: _End) -> Style:
+    """The beginning dashed, the end solid; of several runs each has its colour and its mark."""
+    dash = "dash" if end.is_first else "solid"
     if len(data.runs) == 1:
-        return Style(name, "@s7" if first else "@s0", "dash" if first else "solid", mark, end)
-    return Style(name, f"@s{number}", "dash" if first else "solid", mark, run.letter)
+        return Style(end.label, "@s7" if end.is_first else "@s0", dash, "circle", end.label)
+    return replace(style(data, run, end.label, 0), dash=dash)
 
 
-def _is_first(end: str) -> bool:
-    return end.startswith("version")
+def _stair(edges: list[float], shares: list[float], look: Style) -> Figure:
+    """A histogram; that of the end is filled."""
+    centres = numbers((low + high) / 2 for low, high in pairwise(edges))
+    shape = {"color": look.colour, "dash": look.dash, "width": 2, "shape": "hvh"}
+    fill = {"fill": "tozeroy", "fillcolor": f"{look.colour}-soft"} if look.dash == "solid" else {}
+    return line(centres, numbers(shares), look, mode="lines", line=shape, **fill)
 
 
-def _steps(look: Style, *, filled: bool) -> Figure:
-    """A stair, without marks where the dash is enough to tell."""
-    stair: Figure = {"line": {"color": look.colour, "dash": look.dash, "width": 2, "shape": "hvh"}}
-    if look.group.startswith(("version", "from", "whole")):
-        stair["mode"] = "lines"
-    if filled:
-        stair |= {"fill": "tozeroy", "fillcolor": f"{look.colour}-soft"}
-    return stair
+def _rise(edges: list[float], shares: list[float], look: Style) -> Figure:
+    """A cumulative distribution: many of them can be told apart."""
+    return line(numbers(edges[:-1]), numbers([0.0, *accumulate(shares[:-1])]), look)
 
 
 def _edges(histograms: list[Histogram]) -> list[float]:
     """Bins of equal, whole width from 0 to where nearly all entries end; the last one takes what lies beyond."""
-    longest = max(histogram.quantile(SHOWN_SHARE) for histogram in histograms)
+    longest = max((histogram.quantile(SHOWN_SHARE) for histogram in histograms if histogram.count), default=0.0)
     width = max(1, -(-(int(longest) + 1) // BINS))
     return [float(width * index) for index in range(-(-(int(longest) + 1) // width) + 1)]

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import re
 
-from darts_async.report.charts.chart import Chart, Figure, NoChart
+from darts_async.report.charts.chart import (
+    Chart,
+    Figure,
+    NoChart,
+    figure,
+    height_of,
+    line,
+    numbers,
+    shown,
+    style,
+    title_of,
+)
 from darts_async.report.charts.series import over
 from darts_async.report.data import ReportData
 
 _DEPTH = re.compile(r"queue/([^/]{1,60})/depth")
 _AGE = re.compile(r"queue/([^/]{1,60})/age_p99_s")
+_AGE_READING = (
+    "Time in a queue makes tokens stale: if it grows, lower queues.ready_groups or queues.in_flight_groups. A long "
+    "time until the last pick is a long tail: cancel earlier (rule shortest, survivor, or allocation.prune_fraction)."
+)
 MAX_QUEUES = 6
 _BOUNDED = ("in_flight_groups", "ready_groups")
 """Those with a bound in the config; of several runs these alone are shown."""
@@ -35,7 +50,9 @@ def queue_depth(data: ReportData) -> list[Chart] | NoChart:
 
 
 def queue_age(data: ReportData) -> list[Chart] | NoChart:
-    """How long it waits."""
+    """How long it waits: from the trace, else from metrics."""
+    if any(run.timeline.ages for run in data.runs):
+        return [_traced_ages(data)]
     names = _names(data, _AGE)
     if names:
         metrics = {f"queue/{name}/age_p99_s": name.replace("_", " ") for name in names}
@@ -45,18 +62,41 @@ def queue_age(data: ReportData) -> list[Chart] | NoChart:
             "learner/wait_s": "learner waits for groups",
             "selection/last_pick_wait_s": "group waits for its last pick",
         }
-        what = "No queue has reported ages; these are the waits that are measured."
+        what = "There is no trace, so how long groups wait in a queue is not known; these are the waits that are."
     return over(
         data,
         metrics,
         chart_id="queue-age",
         title="Queue age" if names else "Waits",
         y="s",
-        reading=f"{what} Time in a queue makes tokens stale: if it grows, lower queues.ready_groups or "
-        "queues.in_flight_groups. A long wait for the last pick is a long tail: cancel earlier (rule shortest, "
-        "survivor, or allocation.prune_fraction).",
+        reading=f"{what} {_AGE_READING}",
         wide=True,
     )
+
+
+def _traced_ages(data: ReportData) -> Chart:
+    traces, words = [], []
+    for run in data.runs:
+        points = run.timeline.ages
+        if not points:
+            continue
+        xs = numbers(point.at_s for point in points)
+        for index, (label, values) in enumerate(
+            (
+                ("in flight, mean", [point.in_flight for point in points]),
+                ("ready, mean", [point.ready for point in points]),
+                ("ready, longest", [point.ready_max for point in points]),
+            )
+        ):
+            traces.append(line(xs, numbers(values), style(data, run, label, index)))
+            words.append(f"{title_of(run)}, {label}: {shown(values[0])} to {shown(values[-1])} s.")
+    drawn = figure(traces, "wall-clock, s", "s")
+    reading = (
+        "In flight: from a group's dispatch until its last pick is known. Ready: from then until the learner takes it "
+        f"up. {_AGE_READING}"
+    )
+    alt = "How long groups waited. " + " ".join(words)
+    return Chart("queue-age", "Queue age", reading, alt, drawn, height_of(drawn), wide=True)
 
 
 def _names(data: ReportData, pattern: re.Pattern[str]) -> list[str]:

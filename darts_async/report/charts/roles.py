@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
-from darts_async.report.charts.chart import Chart, Figure, NoChart, figure, plain, shown, title_of
+from darts_async.report.charts.chart import AGAIN, Chart, Figure, NoChart, figure, plain, shown, title_of
 from darts_async.report.data import ReportData, RunData
 from darts_async.report.timeline import Span, Timeline, overlap, role_order
 
@@ -28,9 +28,19 @@ _LOOKS = {
 _ORDER = tuple(_LOOKS)
 
 
+_READING = (
+    "A lane for each kind of work of each role, in a stretch from the middle of the run (trace.json in "
+    "ui.perfetto.dev has all of it). Where bars stand above each other the roles overlap; crosses are moments such as "
+    "cancels. Good: decoding without gaps above a learner without gaps. A learner that waits while decoding goes on is "
+    "short of groups (more generators, smaller allocation.budget, more cancelling); gaps in decoding while the learner "
+    "works mean that too little is in flight (queues.in_flight_groups, pipeline.max_staleness)."
+)
+
+
 def timeline(data: ReportData) -> list[Chart] | NoChart:
     """One a run."""
-    charts = [_draw(run, alone=len(data.runs) == 1) for run in data.runs if run.timeline.spans]
+    drawn = [run for run in data.runs if run.timeline.spans]
+    charts = [_draw(run, alone=len(data.runs) == 1, first=run is drawn[0]) for run in drawn]
     if charts:
         return charts
     why = (
@@ -41,7 +51,7 @@ def timeline(data: ReportData) -> list[Chart] | NoChart:
     return NoChart("Timeline of the roles", why)
 
 
-def _draw(run: RunData, *, alone: bool) -> Chart:
+def _draw(run: RunData, *, alone: bool, first: bool) -> Chart:
     shown_lines = run.timeline
     lanes = _lanes(shown_lines)
     traces: list[Figure] = []
@@ -68,7 +78,7 @@ def _draw(run: RunData, *, alone: bool) -> Chart:
     return Chart(
         f"timeline-{run.letter or 'run'}",
         title,
-        _reading(shown_lines),
+        _reading(run, first=first),
         f"{title_of(run)}, from second {shown_lines.start_s:.2f} to {shown_lines.stop_s:.2f}. {_sums(shown_lines)}",
         drawn,
         height=90 + LANE_PX * len(lanes),
@@ -123,14 +133,9 @@ def _place(category: str) -> tuple[int, str]:
     return (_ORDER.index(category) if category in _ORDER else len(_ORDER)), category
 
 
-def _reading(shown_lines: Timeline) -> str:
-    text = (
-        "A lane for each kind of work of each role; where bars stand above each other the roles overlap, crosses are "
-        "moments such as cancels. Good: decoding without gaps above a learner without gaps. A learner that waits while "
-        "decoding goes on is short of groups (more generators, smaller allocation.budget, more cancelling); gaps in "
-        "decoding while the learner works mean that too little is in flight (queues.in_flight_groups, "
-        "pipeline.max_staleness)."
-    )
+def _reading(run: RunData, *, first: bool) -> str:
+    shown_lines = run.timeline
+    text = _READING if first else AGAIN
     if shown_lines.source == "metrics":
         return (
             f"{text} There is no trace to draw from: steps are divided into their parts in the order waiting, "
@@ -140,14 +145,13 @@ def _reading(shown_lines: Timeline) -> str:
     if (shares := overlap(shown_lines)) is not None:
         decoded, computed, both = (f"{100 * share:.0f}%" for share in shares)
         text += f" Here generators decoded {decoded} of the time, the learner computed {computed}, both at once {both}."
-    text += " This is a stretch from the middle of the run; trace.json in ui.perfetto.dev has all of it."
     if shown_lines.num_left_out:
         text += f" {shown_lines.num_left_out:,} spans of the stretch are left out."
     return text
 
 
 def _sums(shown_lines: Timeline) -> str:
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     moments: Counter[str] = Counter()
     for span in shown_lines.spans:
         name = f"{span.role} {span.category}"

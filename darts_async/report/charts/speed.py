@@ -67,7 +67,8 @@ def cancels(data: ReportData) -> list[Chart] | NoChart:
             words[-1] += f", 99th percentile of the latency up to {shown(float(np.nanmax(latency)))} ms"
         words[-1] += "."
     if not traces:
-        return NoChart(title, "no candidate was cancelled: the selection rule waits for all of them.")
+        steps = any(run.series.num_steps for run in data.runs)
+        return NoChart(title, "no candidate was cancelled in a step." if steps else "no step was completed.")
     drawn = figure(
         traces,
         "learner step",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from darts_async.messages import LEDGER_STATES
-from darts_async.report.charts.chart import Chart, Figure, NoChart, plain, shown, title_of
+from darts_async.report.charts.chart import AGAIN, Chart, Figure, NoChart, plain, shown, title_of
 from darts_async.report.data import ReportData, RunData
 
 _FINISHED = ("trained", "rejected", "stale")
@@ -27,34 +27,40 @@ _COLOURS = {
 }
 
 
+_READING = (
+    "Every generated token ends in one place. Trained on should be most of it. A thick rejected band is paid for and "
+    "not used: lower allocation.budget, or let a rule cancel earlier (shortest, survivor). Cancelled (tail) is the "
+    "part spent before it was certain that a candidate is not needed. Stale and failed should be hair thin: they point "
+    "to faults."
+)
+
+
 def token_flow(data: ReportData) -> list[Chart] | NoChart:
     """One flow a run, beside each other."""
-    charts = [chart for run in data.runs if (chart := _flow(run, alone=len(data.runs) == 1)) is not None]
+    charts: list[Chart] = []
+    for run in data.runs:
+        if (chart := _flow(run, alone=len(data.runs) == 1, first=not charts)) is not None:
+            charts.append(chart)
     return charts or NoChart("From generated to trained", "no candidate has ended.")
 
 
 def tokens_by_state(run: RunData) -> dict[str, float]:
     """From the ledger; of a run without one from the summary, else from the last step."""
-    if run.story is not None and sum(run.story.tokens.values()):
+    if run.story is not None and any(run.story.tokens.values()):
         return {state: float(run.story.tokens[state]) for state in LEDGER_STATES}
     if run.summary is not None and any(run.summary.tokens.values()):
         return {state: float(run.summary.tokens.get(state) or 0.0) for state in LEDGER_STATES}
     return {state: run.series.last.get(f"tokens/{state}", 0.0) for state in LEDGER_STATES}
 
 
-def _flow(run: RunData, *, alone: bool) -> Chart | None:
+def _flow(run: RunData, *, alone: bool, first: bool) -> Chart | None:
     tokens = tokens_by_state(run)
     total = sum(tokens.values())
     if not total:
         return None
     words = ", ".join(f"{_WORDS[state]} {100 * count / total:.1f}%" for state, count in tokens.items() if count)
     saved = run.summary.tokens_saved_estimate if run.summary is not None else None
-    reading = (
-        "Every generated token ends in one place. Trained on should be most of it. A thick rejected band is paid for "
-        "and not used: lower allocation.budget, or let a rule cancel earlier (shortest, survivor). Cancelled (tail) "
-        "is the part spent before it was certain that a candidate is not needed. Stale and failed should be hair "
-        "thin: they point to faults."
-    )
+    reading = _READING if first else AGAIN
     if saved:
         reading += f" Cancelling saved about {shown(saved)} tokens more that were never decoded."
     title = "From generated to trained" if alone else f"From generated to trained: {run.letter}"

@@ -52,6 +52,7 @@ class ExactMatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag: str = ""
     """The answer stands in the last `<tag>...</tag>`. Empty: the answer is all of the response."""
     ignore_case: bool = False
+    """Capital and small letters are the same."""
 
     def __call__(self, prompt: Prompt, response: str) -> float:
         """Score a response."""
@@ -68,6 +69,7 @@ class Contains(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """1 if the reference occurs in the response as a word or words of its own; else 0."""
 
     ignore_case: bool = True
+    """Capital and small letters are the same."""
 
     def __call__(self, prompt: Prompt, response: str) -> float:
         """Score a response."""

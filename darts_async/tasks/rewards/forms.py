@@ -22,6 +22,7 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pattern: str
     """Regular expression (Python's). One that takes exponential time runs into `reward.timeout_s`."""
     match: Literal["whole", "anywhere"] = "anywhere"
+    """Whether the response must match from its beginning to its end."""
 
     def __post_init__(self) -> None:
         try:

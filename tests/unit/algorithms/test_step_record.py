@@ -98,3 +98,14 @@ def test_first_and_last_tenth_of_the_steps(num_steps: int, first: float, last: f
 
 def test_no_steps_no_summary() -> None:
     assert RunEnds().summary() == {}
+
+
+def test_components_are_means_over_the_candidates_that_they_apply_to() -> None:
+    parts = [{"right": 1.0, "short": 0.5}, {"right": 0.0, "short": 0.1}, {"right": 1.0}]
+    candidates = [scored(index, 10, 1.0) for index in range(4)]
+    for candidate, components in zip(candidates, parts, strict=False):
+        candidate.components = components
+    record = StepRecord()
+    record.add(candidates, kept=(0, 1))
+    found = {name: value for name, value in record.metrics().items() if name.startswith("reward/component/")}
+    assert found == pytest.approx({"reward/component/right": 2 / 3, "reward/component/short": 0.3})

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -34,7 +33,7 @@ def test_every_verb_is_listed_once_under_its_heading() -> None:
             listed[title].append(match[1])
     assert listed == {title: [verb.name for verb in verbs] for title, verbs in SECTIONS.items()}
     assert sorted(name for names in listed.values() for name in names) == _VERBS
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= 80 and not (line.startswith("  ") and line.endswith("...")) for line in lines)
 
 
 @pytest.mark.parametrize("verb", _VERBS)
@@ -46,12 +45,10 @@ def test_every_verb_shows_an_example_that_its_own_parser_takes(verb: str) -> Non
         words = shlex.split(re.split(r" [>|]", example)[0], comments=True)[2:]
         command = cli.commands[verb]
         own = {name for parameter in command.params for name in parameter.opts}
-        context = click.Context(command, info_name=verb, ignore_unknown_options=False)
         keys = command.context_settings.get("ignore_unknown_options", False)
         for word in words:
             if word.startswith("-"):
                 assert word.partition("=")[0] in own or (keys and "." in word), f"{example}: {word}"
-        del context
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -125,3 +125,23 @@ def test_gspo_is_aggregated_by_sequence_in_its_paper() -> None:
 def test_a_reference_without_weight_is_told() -> None:
     assert _warned({"reference": "some/folder"}) == ["learner.reference"]
     assert _warned({"reference": "some/folder", "kl_weight": 1e-3}) == []
+
+
+@pytest.mark.parametrize(
+    ("learner", "key", "words"),
+    [
+        ({"lora_targets": []}, "learner.lora_targets", "must name layers"),
+        ({"lora_targets": ["q_proj", ".*"]}, "learner.lora_targets", "must name layers"),
+        ({"lora_targets": ["all-linear", "q_proj"]}, "learner.lora_targets", "stands alone"),
+        ({"lora_rank": 4, "init_optimiser": True}, "learner.init_optimiser", "an adapter begins anew"),
+    ],
+)
+def test_adapters_that_cannot_be(learner: dict[str, Any], key: str, words: str) -> None:
+    error = _refused(learner)
+    assert error.key == key and words in error.rule
+
+
+def test_adapters_that_do_little() -> None:
+    assert _warned({"lora_rank": 8, "lr": 1e-6}) == ["learner.lr"]
+    assert _warned({"lora_rank": 8, "lr": 1e-4, "lora_alpha": 8.0, "lora_targets": "self_attn.q_proj"}) == []
+    assert _warned({"lora_alpha": 8.0}) == ["learner.lora_alpha"]

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from darts_async.config import Config
-from darts_async.config.paths import RunPaths
+from darts_async.config.paths import QUICKSTART_POLICY, RunPaths
+from darts_async.engines.weights_file import model_shapes
 from darts_async.errors import RunFailed
 from darts_async.messages import TrainGroup, VersionSpan, candidate_id
 
@@ -30,7 +31,7 @@ _STEPS = 2
 _GROUPS = 4
 
 
-def _config(folder: Path, processes: int, **learner: Any) -> Config:
+def _config(folder: Path, processes: int, dtype: str = "float32", **learner: Any) -> Config:
     settings = {
         "lr": 1e-3,
         "lr_schedule": "linear",
@@ -43,6 +44,7 @@ def _config(folder: Path, processes: int, **learner: Any) -> Config:
     return Config.model_validate(
         {
             "run": {"dir": str(folder), "name": "run", "steps": 10},
+            "model": {"dtype": dtype},
             "group": {"groups_per_step": _GROUPS},
             "learner": settings,
         }
@@ -181,6 +183,33 @@ def test_shards_train_as_one(pair: Any, alone: Any, tmp_path: Path) -> None:
     assert trainer.accumulate([_train_group(0, 9)]).tokens == 0
     trainer.close()
     assert not _children()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("sharding", "dtype"), [("replicate", "float32"), ("fsdp2", "float32"), ("fsdp2", "bfloat16")])
+def test_an_adapter_is_trained_as_one(pair: Any, alone: Any, tmp_path: Path, sharding: str, dtype: str) -> None:
+    """With a reference: the policy with its adapter off, or a model of its own where the policy is in shards."""
+    from safetensors.torch import load_file
+
+    settings = {"kl_weight": 0.01, "lora_rank": 4, "dtype": dtype}
+    trainer = pair(sharding=sharding, **settings)
+    got = _train(trainer, tmp_path / "w.safetensors")
+    expected, weights = alone(**settings)
+    assert expected[1]["norm"] > 0
+    if dtype == "float32":
+        _same_curve(got, expected)
+        _same_weights(tmp_path / "w.safetensors", weights)
+    else:  # the same adapter, to the rounding of its type
+        _same_weights(tmp_path / "w.safetensors", weights, atol=5e-3)
+
+    trainer.save_checkpoint(tmp_path / "step_2")
+    adapter = tmp_path / "step_2" / "adapter" / "adapter_model.safetensors"
+    assert adapter.read_bytes() == (tmp_path / "w.safetensors").read_bytes()
+    assert load_file(tmp_path / "step_2" / "model.safetensors").keys() == model_shapes(QUICKSTART_POLICY).keys()
+    after = [_step_from(trainer), _step_from(trainer)]
+    trainer.load_checkpoint(tmp_path / "step_2")
+    assert trainer.version == _STEPS
+    assert [_step_from(trainer), _step_from(trainer)] == pytest.approx(after, rel=1e-6)
 
 
 def _step_from(trainer: ParallelTrainer) -> float:

@@ -10,7 +10,7 @@ import pytest
 from darts_async.config import Config, load_config
 from darts_async.config.paths import QUICKSTART_POLICY
 from darts_async.errors import ConfigError
-from darts_async.launcher import preflight
+from darts_async.launcher import model_checks, preflight
 
 
 def _config(tmp_path: Path, *overrides: tuple[str, str]) -> Config:
@@ -140,3 +140,60 @@ def test_a_reference_policy_has_to_be_there_and_share_the_vocabulary(tmp_path: P
     (folder / "config.json").write_text('{"vocab_size": 300}')
     error = _refused(_config(tmp_path, *given))
     assert error.key == "learner.reference" and "300 tokens in its vocabulary, the policy has 271" in str(error)
+
+
+def test_an_adapters_folder_is_no_model_and_shards_have_to_be_complete(tmp_path: Path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    error = _refused(_config(tmp_path, ("model.path", str(adapter))))
+    assert error.key == "model.path" and "holds an adapter" in error.rule and "folder around it" in error.fix
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "sharded"))
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks 1 file (model-2.safetensors)" in _refused(_config(tmp_path, ("model.path", str(folder)))).rule
+    index["weight_map"]["b"] = "model-1.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    whole = preflight.check(_config(tmp_path), None).weight_bytes
+    assert preflight.check(_config(tmp_path, ("model.path", str(folder))), None).weight_bytes == whole
+    half = _config(tmp_path, ("model.path", str(folder)), ("model.dtype", "bfloat16"))
+    assert preflight.check(half, None).weight_bytes == whole // 2  # what they are in use, whatever the file has
+
+
+def test_positions_of_a_model_with_several_parts(tmp_path: Path):
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "parts"))
+    (folder / "config.json").write_text('{"text_config": {"max_position_embeddings": 100}}')
+    error = _refused(_config(tmp_path, ("model.path", str(folder))))
+    assert error.key == "model.max_response_tokens" and "100 positions" in error.rule
+
+
+def test_a_folder_without_chat_template_and_what_to_do(tmp_path: Path):
+    folder = Path(shutil.copytree(QUICKSTART_POLICY, tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink()
+    given = ("model.path", str(folder))
+    error = _refused(_config(tmp_path, given))
+    assert error.key == "model.path" and "no chat template" in error.rule and "model.chat_template" in error.fix
+    plain = preflight.check(_config(tmp_path, given, ("model.chat_template", "plain")), None).prompts.train[0]
+    templated = preflight.check(_config(tmp_path), None).prompts.train[0]
+    assert plain.tokens.tolist() == templated.tokens.tolist()[1:-1]  # the two marks around the message
+    assert _refused(_config(tmp_path, given, ("model.chat_template", "no.jinja"))).key == "model.chat_template"
+
+
+def test_an_adapter_is_told_of_and_takes_little_shared_memory(tmp_path: Path):
+    config = _config(tmp_path, ("learner.lora_rank", "4"), ("learner.lora_targets", '["q_proj"]'))
+    plan = preflight.check(config, None)
+    assert model_checks.published_bytes(config, plan.weight_bytes) == 3 * 4 * 4 * (96 + 96)  # layers, bytes, rank
+    assert "an adapter of rank 4 is trained, 0.01 MB an update" in preflight.describe(plan)["policy"]
+
+
+@pytest.mark.parametrize("target", ["nonsense", "lm_head"])  # the output layer is the embedding here
+def test_an_adapters_layers_have_to_be_there(tmp_path: Path, target: str):
+    given = [("learner.lora_rank", "4"), ("learner.lora_targets", f'["q_proj", "{target}"]')]
+    error = _refused(_config(tmp_path, *given))
+    assert error.key == "learner.lora_targets" and f"no layer `{target}`" in error.rule
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in error.fix
+
+
+def test_an_optimisers_state_to_begin_with_has_to_be_there(tmp_path: Path):
+    assert _refused(_config(tmp_path, ("learner.init_optimiser", "true"))).key == "learner.init_optimiser"

@@ -33,3 +33,21 @@ def test_rates_add_up_shares_are_averaged_and_the_worst_lag_counts():
 def test_a_replica_that_says_nothing_yet_counts_for_nothing():
     roles = [role("generator", 0, generator__idle_ratio=0.25), role("generator", 1)]
     assert merged(roles) == {"generator/idle_ratio": 0.25}
+
+
+def test_figures_of_several_engines():
+    roles = [
+        role(
+            "generator",
+            n,
+            engine__inter_token_latency_mean_ms=mean,
+            engine__kv_cache_usage_ratio=use,
+            engine__hits=hits,
+        )
+        for n, (mean, use, hits) in enumerate([(10.0, 0.5, 3.0), (20.0, 0.25, 4.0)])
+    ]
+    assert merged(roles) == {
+        "engine/inter_token_latency_mean_ms": 15.0,
+        "engine/kv_cache_usage_ratio": 0.375,
+        "engine/hits": 7.0,
+    }

@@ -110,6 +110,7 @@ def step_values(step: int) -> dict[str, float]:
         "cancel/latency_p99_ms": 4.0,
         "selection/zero_variance_share": 0.2,
         "reward/component/format": 0.9,
+        f"reward/component/{NASTY[:40]}": 0.1,
     }
 
 

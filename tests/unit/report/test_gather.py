@@ -114,7 +114,7 @@ def test_a_damaged_ledger_is_read_as_far_as_it_is_good(make_run):
     assert any("damaged" in text for text in run.missing)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"steps": "ten"}', "null\n", "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "a=" + "[" * 20_000, '{"steps": "ten"}', "null\n", "\x00\xff"])
 def test_files_that_are_no_such_thing(make_run, content: str):
     folder = make_run("spoiled", 3)
     paths = RunPaths(folder)
@@ -137,7 +137,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path):
 def test_config_differences_come_first(make_run):
     folders = [make_run("one", 2), make_run("two", 2)]
     path = RunPaths(folders[1]).resolved_config
-    path.write_text(path.read_text().replace("lr = ", "lr = 7", 1))
+    text = path.read_text().replace("lr = ", "lr = 7", 1)
+    assert "max_bad_steps = 3\n" in text
+    path.write_text(text.replace("max_bad_steps = 3\n", ""))  # as a version wrote it that knew no such key
     rows = gather(folders).config
     assert [(row.key, row.differs, row.changed) for row in rows[:1]] == [("learner.lr", True, True)]
     assert not any(row.differs or row.changed for row in rows[1:])

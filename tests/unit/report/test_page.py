@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darts_async.cli import main
 from darts_async.errors import ConfigError
 from darts_async.report.charts import SECTIONS, Chart, NoChart
+from darts_async.report.facts import facts
 from darts_async.report.gather import gather
-from darts_async.report.headline import facts, headline
+from darts_async.report.headline import headline
 from darts_async.report.page import json_in_html, render
 from darts_async.report.palette import DARK, LIGHT, contrast
 from darts_async.report.write import write_report
@@ -65,13 +67,18 @@ def test_a_run_that_lacks_something_gets_a_page_that_says_so(make_run, missing: 
 def test_a_run_without_anything_gets_a_page(make_run):
     page = render(gather([make_run("none", 0, ledger=False, metrics=False, summary=False)]))
     assert "never began to sample" in page
-    assert "no step has reported" in page
+    assert "Nothing to draw: no step has reported" in page
+    assert len(page) < 100_000  # it does not bring what would draw
 
 
 def test_text_of_a_run_stays_text(make_run, nasty: str):
     page = render(gather([make_run("run", 3)]))
     assert nasty not in page
     assert "&lt;script&gt;console.error" in page
+    drawn, _ = charts_of([make_run("again", 3)])
+    names = [trace.get("name", "") for chart in drawn for trace in chart.figure["data"]]
+    assert any("&lt;script&gt;" in name for name in names)
+    assert not any("<" in name for name in names)
 
 
 @given(st.text())
@@ -92,6 +99,25 @@ def test_headline_says_what_the_run_came_to(make_run):
     assert rows["Warnings"] == "1"
     texts = [fact.text for fact in facts(data)]
     assert "At version 6: generator-0 was lost and started anew." in texts
+
+
+def test_the_verb(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    folder = make_run("run", 2)
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", str(folder), "--out", str(tmp_path / "page.html")])
+    main()
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert re.search(r"page\.html \(\d\.\d MB", capsys.readouterr().out)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    folder.rename(tmp_path / "runs" / "by-name")
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", "by-name"])
+    main()
+    assert (tmp_path / "runs" / "by-name" / "report.html").is_file()
+    monkeypatch.setattr("sys.argv", ["darts-async", "report", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_colours_have_contrast_and_differ():

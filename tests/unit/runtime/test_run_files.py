@@ -25,10 +25,23 @@ def test_a_line_is_written_when_both_roles_have_reported(files, tmp_path):
     assert files.step(StepMetrics(step=0, values={"policy_version": 1.0}), {}) is None
     assert lines_of(tmp_path) == []
     values = files.step(StepMetrics(step=0, values={"reward/mean": 0.5}), {"queue/rewards/depth": 2.0})
-    assert values == {"policy_version": 1.0, "reward/mean": 0.5, "queue/rewards/depth": 2.0}
     (line,) = lines_of(tmp_path)
+    assert line == values
     assert line.pop("wall_s") >= 0
-    assert line == {"step": 0, **values}
+    assert line == {"step": 0, "policy_version": 1.0, "reward/mean": 0.5, "queue/rewards/depth": 2.0}
+
+
+def test_who_else_wants_the_lines_gets_them_as_they_are_written(tmp_path):
+    taken = []
+    files = RunFiles(RunPaths(tmp_path), RunRecord(), also=lambda line: taken.append(dict(line)))
+    files.step(StepMetrics(step=0, values={"policy_version": 1.0, "learner/loss": float("nan")}), {})
+    files.step(StepMetrics(step=0, values={"reward/mean": 0.5}), {"queue/rewards/depth": 2.0})
+    files.step(StepMetrics(step=1, values={"policy_version": 2.0}), {})
+    assert taken == lines_of(tmp_path)
+    files.summarise("failed", "why")  # the line that is owed
+    assert taken == lines_of(tmp_path) and len(taken) == 2
+    assert "learner/loss" not in taken[0]
+    files.close()
 
 
 def test_cancels_of_a_step_are_the_difference_of_the_run_s(files, tmp_path):

@@ -3,16 +3,27 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from darts_async.config.choices import SINKS as CHOICES
+from darts_async.config.schema import MetricsSection
 from darts_async.engines.engine_stats import EngineStats
+from darts_async.errors import ConfigError
+from darts_async.sinks import registry
 from darts_async.sinks.catalogue import CATALOGUE, meaning_of
-from darts_async.sinks.registry import SINKS
+from darts_async.sinks.registry import SINKS, check_sinks
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_registry_has_what_the_config_takes():
     assert tuple(SINKS) == CHOICES
+
+
+def test_a_library_that_is_missing_is_said_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(registry._LIBRARIES, "tensorboard", "no_such_library")
+    with pytest.raises(ConfigError, match=r"`no_such_library` is not installed.*darts-async\[metrics\]"):
+        check_sinks(MetricsSection(sinks=["tensorboard"]))
 
 
 def test_every_gauge_in_the_code_is_in_the_catalogue():

@@ -62,7 +62,13 @@ def exporter() -> RunExporter:
     generator = {name: value for name, value in of_roles.items() if name.startswith(("engine/", "generator/", "loop"))}
     sights = [
         RoleSight("generator", 0, is_up=True, restarts=0, gauges=generator),
-        RoleSight("generator", 1, is_up=False, restarts=2, gauges={"generator/tokens_per_s": float("nan")}),
+        RoleSight(
+            "generator",
+            1,
+            is_up=False,
+            restarts=2,
+            gauges={"generator/tokens_per_s": float("nan"), "mine/odd-name": 1.0, "mine/odd_name": 2.0},
+        ),
         RoleSight("selector", 0, is_up=True, restarts=0, gauges={"tokens/trained": 70.0, "learner/idle_ratio": 0.5}),
     ]
     made = RunExporter(
@@ -124,6 +130,8 @@ def test_the_page_has_every_figure_with_run_role_and_rank(page):
     assert samples(page, "darts_async_run_steps_done") == {("launcher", "0"): 5}
     assert samples(page, "darts_async_queue_bound") == {("launcher", "0"): 16}
     assert samples(page, "darts_async_sink_lost_lines_total")["launcher", "0"] == 3
+    assert samples(page, "darts_async_mine_odd_name") == {("generator", "1"): 1}
+    assert page.count("\ndarts_async_mine_odd_name{") == 1
     # What is not a number is left out; a counter never falls behind what is known; a step's gauge is the step's.
     assert ("generator", "1") not in samples(page, "darts_async_generator_tokens_per_second")
     assert samples(page, "darts_async_tokens_total")["selector", "0"] == 70
