@@ -75,6 +75,7 @@ lint: $(STAMP)  ## Check style, types and the import order
 	$(BIN)/python tools/check_light_imports.py
 	$(BIN)/python tools/check_no_pickle.py
 	$(BIN)/python tools/write_config_reference.py --check
+	$(BIN)/python tools/write_dashboard.py --check
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
