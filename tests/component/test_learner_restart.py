@@ -215,7 +215,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["plain", "frozen", pytest.param("adapter", marks=pytest.mark.long)])
 async def test_killed_after_any_group_the_last_weights_are_those_of_an_unbroken_run(
     config: Config, tmp_path: Path, objective: str
 ) -> None:
