@@ -102,7 +102,9 @@ class Counted(SimEngine):
 class Scene:
     """One run in this process, with somebody who changes settings of it."""
 
-    def __init__(self, tmp_path: Path, *overrides: tuple[str, str], preset: str | None = None) -> None:
+    def __init__(
+        self, tmp_path: Path, *overrides: tuple[str, str], preset: str | None = None, token_s: float = 0.0002
+    ) -> None:
         keys = {
             "run.dir": str(tmp_path),
             "run.name": "live",
@@ -114,7 +116,7 @@ class Scene:
             "checkpoint.recovery_steps": "0",
         } | dict(overrides)
         self.config = load_config(preset, list(keys.items()))
-        speed = {"mean_tokens": 30, "token_s": 0.0002}
+        speed = {"mean_tokens": 30, "token_s": token_s}
         generator = self.config.generator.model_copy(update={"engine_args": speed})
         self.engine = Counted(self.config.model_copy(update={"generator": generator}), 0)
         self.trainer = Noting()
@@ -311,7 +313,8 @@ def test_the_ledger_says_what_was_set_and_a_refusal_has_its_reason(tmp_path):
 
 
 def test_the_account_of_a_live_run_names_who_holds_it_up(tmp_path):
-    scene = Scene(tmp_path, ("queues.in_flight_groups", "2"))
+    # Slow enough to be what others wait for, on a busy machine too.
+    scene = Scene(tmp_path, ("queues.in_flight_groups", "2"), token_s=0.001)
     verdicts: set[str] = set()
     sentences: set[str] = set()
 

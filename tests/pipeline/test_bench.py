@@ -161,6 +161,7 @@ def test_what_the_simulated_engine_does_not_take_is_refused_before_anything_star
     assert not run.out.exists()
 
 
+@pytest.mark.long
 @pytest.mark.vllm
 def test_an_engine_that_does_not_start_fails_its_cells_once(bench):
     # vLLM checks its own arguments, when it starts.

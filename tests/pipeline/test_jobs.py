@@ -173,6 +173,7 @@ def test_doctor_interrupted_while_the_engine_starts(command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.vllm
 @pytest.mark.torch
 @pytest.mark.timeout(300)

@@ -205,6 +205,7 @@ def other_host() -> Iterator[tuple[str, tuple[str, ...]]]:
         subprocess.run([tool, "netns", "del", name], capture_output=True, check=False)
 
 
+@pytest.mark.long
 def test_a_generator_on_another_network_fetches_what_it_cannot_see(up, join, other_host):
     host, prefix = other_host
     address = f"tcp://{host}:{free_ports()}"

@@ -203,7 +203,10 @@ def test_second_ctrl_c_does_not_wait(up):
     run.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("role", ["generator", "selector", "allocator", "learner"])
+_LONG = [pytest.param(role, marks=pytest.mark.long) for role in ("generator", "allocator", "learner")]
+
+
+@pytest.mark.parametrize("role", ["selector", *_LONG])
 def test_a_killed_role_ends_the_run_when_no_restart_is_left(up, role: str):
     run = up.sim("--run.steps", "10000", "--launch.max_restarts", "0")
     run.wait_for("/10000")

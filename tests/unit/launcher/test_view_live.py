@@ -1,6 +1,7 @@
 """The launcher's own picture, under the event loop that the launcher runs on."""
 
 import asyncio
+import codecs
 import fcntl
 import logging
 import os
@@ -28,13 +29,20 @@ def test_looks_are_few_and_what_others_write_comes_after_the_picture(tmp_path, c
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 70, 0, 0))
     raw: list[str] = []
+    decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
 
     def read():
         try:
             while True:
-                raw.append(os.read(leader, 1 << 16).decode())
+                raw.append(decoder.decode(os.read(leader, 1 << 16)))
         except OSError:
             return
+
+    def wait_for(*words):
+        deadline = time.monotonic() + 20
+        while not all(word in "".join(raw) for word in words):
+            assert time.monotonic() < deadline, "".join(raw)
+            time.sleep(0.02)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -56,7 +64,7 @@ def test_looks_are_few_and_what_others_write_comes_after_the_picture(tmp_path, c
         sys.stderr.write("half a li")
         sys.stderr.write("ne\nanother\n")
         logging.getLogger("nobody.heard.of").warning("said by a log")
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait_for, "a note", "half a line")
 
     with LiveView(console, "r", 10, RunPaths(tmp_path)) as view:
         began_s = time.monotonic()
