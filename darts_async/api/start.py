@@ -11,6 +11,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,8 @@ from darts_async.launcher.up import carry_out
 __all__ = ["arun", "run"]
 
 _WAKE_S: Final = 1.0
-"""A notebook's loop that is asleep does not see that its cell was interrupted (ipykernel 7.4) before something else
-wakes it."""
+"""Who waits for a run wakes so often, to see signals: one that another thread takes does not end a wait, and a
+notebook's loop that is asleep does not see that its cell was interrupted (ipykernel 7.4)."""
 _Thread = LoopThread[Plan | Result, Result | RunInterrupted]
 
 
@@ -61,6 +62,8 @@ def run(
     thread = _thread(config, overrides or {}, settings, resume, progress)
     with _signals_taken(thread.interrupt):
         thread.start()
+        while not thread.outcome.done():
+            futures.wait([thread.outcome], timeout=_WAKE_S)
         found = thread.outcome.result()
     return _result(found)
 

@@ -20,6 +20,7 @@ from darts_async.launcher.gpus import gpu_environment, visible_gpus
 from darts_async.launcher.run_lock import RunLock
 from darts_async.messages import Fault, Role
 from darts_async.owned_files import open_log
+from darts_async.runtime.spawn import spawn
 
 
 class Started(Protocol):
@@ -154,7 +155,7 @@ class Starter:
                 why = f"restart {incarnation}" if incarnation else f"the run goes on (resume {self._resumes})"
                 sink.write(f"--- {role}-{rank} starts anew: {why}\n".encode())
                 sink.flush()
-            process = await asyncio.create_subprocess_exec(
+            process = await spawn(
                 sys.executable,
                 "-m",
                 f"actors.{role}",

@@ -15,6 +15,7 @@ import msgspec
 
 from darts_async.errors import RunFailed
 from darts_async.runtime.reward_worker import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Job, Loaded, Score, Setup, frame
+from darts_async.runtime.spawn import spawn
 
 __all__ = ["RewardProcess", "WorkerLost"]
 
@@ -117,9 +118,7 @@ class RewardProcess:
 
     async def _spawn(self) -> None:
         starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_FRAME_BYTES
-            )
+            spawn(*self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_FRAME_BYTES)
         )
         try:
             self._process = await asyncio.shield(starting)

@@ -306,6 +306,13 @@ class Selector:
         self.replies.append(PlanAccepted(group_id=job.group_id))
         self.heed_loss(place[0], self.lost.get(place[0], -1))
 
+    def placed(self, job: ReplacementJob) -> None:
+        """A replacement is about to be sent; if that start is known to be lost, it fails at once."""
+        if (group := self.groups.get(job.group_id)) and job.candidate_id in group.running:
+            rank = int(job.peer[-1])
+            group.running[job.candidate_id] = (rank, job.incarnation)
+            self.heed_loss(rank, self.lost.get(rank, -1))
+
     def heed_loss(self, rank: int, incarnation: int) -> None:
         self.lost[rank] = max(self.lost.get(rank, -1), incarnation)
         for group in list(self.groups.values()):
@@ -376,8 +383,8 @@ class Losses(RuleBasedStateMachine):
     def dispatch(self) -> None:
         job = self.allocator.next_request()
         if job is not None:
-            if (group := self.selector.groups.get(job.group_id)) and job.candidate_id in group.running:
-                group.running[job.candidate_id] = (int(job.peer[-1]), job.incarnation)
+            self.selector.placed(job)
+            self.carry_out()
             self.request(job, job.candidate_id)
 
     def request(self, job: GroupJob | ReplacementJob, candidate: int) -> None:
