@@ -127,6 +127,7 @@ def test_a_table_and_its_resumption(bench, tmp_path):
     assert (run.out / "table.md").read_text() == table
 
 
+@pytest.mark.long
 def test_a_cell_whose_process_dies_is_reported_and_the_next_one_runs(bench):
     slow = ("--generator.engine_args.token_s", "0.05", "--eval-prompts", "0")
     run = bench("--presets", "quickstart,grpo_sync", *slow)

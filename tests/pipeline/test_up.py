@@ -45,7 +45,8 @@ def test_a_run_to_its_end(up):
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert {"learner/loss", "reward/mean", "staleness/max", "mismatch_kl", "tokens/trained"} <= set(lines[-1])
     assert all(line["reward/component/task"] == line["reward/mean"] for line in lines)
-    assert all(0 < line["reward/component/short"] < 1 for line in lines)
+    shorts = [line["reward/component/short"] for line in lines]
+    assert all(0 <= short <= 1 for short in shorts) and any(0 < short < 1 for short in shorts)
     nameless = {name for line in lines for name in line if meaning_of(name)[0] is None}
     assert nameless == {"step", "wall_s"}
     assert page["darts_async_role_up", "generator", "1"] == page["darts_async_role_up", "selector", "0"] == 1
@@ -192,6 +193,7 @@ def test_ctrl_c_while_starting_leaves_the_terminal_as_it_was(up):
     assert "Traceback" not in behind
 
 
+@pytest.mark.long
 def test_second_ctrl_c_does_not_wait(up):
     run = up.sim("--run.steps", "10000", "--launch.drain_timeout_s", "60")
     run.wait_for("/10000")
@@ -228,6 +230,7 @@ def test_nothing_survives_the_launcher(up):
     assert len(run.traced().processes) == 4
 
 
+@pytest.mark.long
 def test_a_killed_generator_is_replaced_while_the_other_goes_on(up):
     run = up.sim("--run.steps", "16", "--generator.replicas", "2", "--launch.restart_backoff_s", "0.2")
     run.wait_for("step  2/16")

@@ -154,6 +154,7 @@ def test_replicas_train_as_one_and_a_killed_one_is_named(pair: Any, alone: Any, 
         _step_from(trainer)
 
 
+@pytest.mark.long
 def test_shards_train_as_one(pair: Any, alone: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -12,6 +12,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[3] / "tools" / "bench_learner.py"
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_smoke_prints_speed_and_memory() -> None:
     result = subprocess.run(
