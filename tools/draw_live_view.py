@@ -1,4 +1,4 @@
-"""The live picture of a run as an SVG: what `darts-async top RUN` shows at this moment. README.md shows `configs/live.svg`.
+"""The live picture of a run as an SVG: what `darts-async top RUN` shows now. README.md shows `configs/live.svg`.
 
 `python tools/draw_live_view.py RUN OUT.svg [--columns 120]`, while the run goes on or behind it. The file stands alone:
 no fonts, links or scripts.
